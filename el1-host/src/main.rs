@@ -1,0 +1,2 @@
+//! Placeholder until the image lands.
+fn main() {}

@@ -1,0 +1,1 @@
+//! el1-host/vmm

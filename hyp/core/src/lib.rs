@@ -1,0 +1,8 @@
+//! The hypervisor as a state machine.
+//!
+//! Knows: who owns each page, which VMs and vCPUs exist, what each hypercall, trap and guest exit
+//! does. Must not know: registers, pointers, assembly. The hardware is [`machine::Machine`], values
+//! in and values out, so the same code runs at EL2, under Miri and against the fake machine.
+#![cfg_attr(not(any(test, feature = "fakes")), no_std)]
+
+pub mod machine;
