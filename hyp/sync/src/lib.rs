@@ -1,1 +1,23 @@
-//! hyp/sync
+//! Locks with ranks, behind one facade.
+//!
+//! Knows: which lock may be taken while which is held. The order is a fact of types: a lock is
+//! taken with a [`Held`] token and gives out the token of its own rank, so taking locks in the wrong
+//! order does not compile. Must not know: what a lock protects.
+//!
+//! Ranks, outermost first: [`rank::Host`] < [`rank::Vm`] < [`rank::Pool`] < the leaves
+//! ([`rank::Heap`], [`rank::Console`]), under which nothing is taken at all.
+//!
+//! Invariants:
+//! - I1: a CPU has one root token ([`Held::root`]), made when the CPU enters EL2 for the first time;
+//!   every other token borrows from it, for as long as the guard that came with it lives.
+//! - I2: mutual exclusion is a ticket lock: first come, first served, so that no CPU starves.
+//! - I3: EL2 runs with exceptions masked, so a holder is never interrupted; no lock is held across
+//!   guest entry or console output.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+mod lock;
+pub mod rank;
+
+pub use lock::{Guard, Held, Lock};
+pub use spin::{Once, RwLock};
