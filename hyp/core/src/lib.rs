@@ -4,5 +4,20 @@
 //! does. Must not know: registers, pointers, assembly. The hardware is [`machine::Machine`], values
 //! in and values out, so the same code runs at EL2, under Miri and against the fake machine.
 #![cfg_attr(not(any(test, feature = "fakes")), no_std)]
+#![cfg_attr(
+    test,
+    expect(
+        clippy::arithmetic_side_effects,
+        reason = "an overflow in a test fails it, which is what it is for"
+    )
+)]
 
+extern crate alloc;
+
+pub mod hyp;
 pub mod machine;
+pub mod memcache;
+pub mod memmap;
+pub mod vcpu;
+
+pub use hyp::{Config, CpuLocal, Gic, GuestNext, HostAbort, Hyp, Outcome, RawExit};

@@ -39,4 +39,3 @@ pub trait Cpu {
 /// The whole machine.
 pub trait Machine: Tables + Tlb + Frames + Meta + Cpu {}
 impl<T: Tables + Tlb + Frames + Meta + Cpu> Machine for T {}
-

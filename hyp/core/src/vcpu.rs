@@ -1,0 +1,299 @@
+//! A virtual CPU: its register context, what it last exited with, and its store of table pages.
+//!
+//! Knows: the layout of [`Context`], which the EL2 assembly and the world switch use by offset.
+//! Must not know: VMs, page ownership, locks (a vCPU is inside its VM's slot or, loaded, in one
+//! CPU's [`CpuLocal`](crate::hyp::CpuLocal): whoever has the object may use it).
+
+use hyp_abi::{Pfn, lr, run};
+
+use crate::memcache::Memcache;
+
+/// The EL1 and EL0 system registers of a guest, in the order of [`run::SYSREGS`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+#[expect(missing_docs, reason = "each field is the register of that name")]
+pub struct Sysregs {
+    pub sctlr_el1: u64,
+    pub cpacr_el1: u64,
+    pub ttbr0_el1: u64,
+    pub ttbr1_el1: u64,
+    pub tcr_el1: u64,
+    pub esr_el1: u64,
+    pub afsr0_el1: u64,
+    pub afsr1_el1: u64,
+    pub far_el1: u64,
+    pub mair_el1: u64,
+    pub vbar_el1: u64,
+    pub contextidr_el1: u64,
+    pub amair_el1: u64,
+    pub cntkctl_el1: u64,
+    pub par_el1: u64,
+    pub tpidr_el1: u64,
+    pub sp_el1: u64,
+    pub elr_el1: u64,
+    pub spsr_el1: u64,
+    pub mdscr_el1: u64,
+    pub tpidr_el0: u64,
+    pub tpidrro_el0: u64,
+    pub csselr_el1: u64,
+}
+
+/// Number of words of [`Sysregs`].
+pub const SYSREGS: usize = run::SYSREGS.len();
+const _: () = assert!(size_of::<Sysregs>() == SYSREGS * 8);
+
+impl Sysregs {
+    /// The registers as words, in their order in the run page.
+    #[must_use]
+    pub const fn to_words(self) -> [u64; SYSREGS] {
+        [
+            self.sctlr_el1,
+            self.cpacr_el1,
+            self.ttbr0_el1,
+            self.ttbr1_el1,
+            self.tcr_el1,
+            self.esr_el1,
+            self.afsr0_el1,
+            self.afsr1_el1,
+            self.far_el1,
+            self.mair_el1,
+            self.vbar_el1,
+            self.contextidr_el1,
+            self.amair_el1,
+            self.cntkctl_el1,
+            self.par_el1,
+            self.tpidr_el1,
+            self.sp_el1,
+            self.elr_el1,
+            self.spsr_el1,
+            self.mdscr_el1,
+            self.tpidr_el0,
+            self.tpidrro_el0,
+            self.csselr_el1,
+        ]
+    }
+
+    /// The inverse of [`Sysregs::to_words`].
+    #[must_use]
+    pub const fn from_words(words: [u64; SYSREGS]) -> Self {
+        let [
+            sctlr_el1,
+            cpacr_el1,
+            ttbr0_el1,
+            ttbr1_el1,
+            tcr_el1,
+            esr_el1,
+            afsr0_el1,
+            afsr1_el1,
+            far_el1,
+            mair_el1,
+            vbar_el1,
+            contextidr_el1,
+            amair_el1,
+            cntkctl_el1,
+            par_el1,
+            tpidr_el1,
+            sp_el1,
+            elr_el1,
+            spsr_el1,
+            mdscr_el1,
+            tpidr_el0,
+            tpidrro_el0,
+            csselr_el1,
+        ] = words;
+        Self {
+            sctlr_el1,
+            cpacr_el1,
+            ttbr0_el1,
+            ttbr1_el1,
+            tcr_el1,
+            esr_el1,
+            afsr0_el1,
+            afsr1_el1,
+            far_el1,
+            mair_el1,
+            vbar_el1,
+            contextidr_el1,
+            amair_el1,
+            cntkctl_el1,
+            par_el1,
+            tpidr_el1,
+            sp_el1,
+            elr_el1,
+            spsr_el1,
+            mdscr_el1,
+            tpidr_el0,
+            tpidrro_el0,
+            csselr_el1,
+        }
+    }
+}
+
+/// Floating point and SIMD registers. EL2 switches them lazily; the core only keeps them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(16))]
+pub struct Fp {
+    /// q0..q31, low half first.
+    pub q: [[u64; 2]; 32],
+    /// FPSR.
+    pub fpsr: u64,
+    /// FPCR.
+    pub fpcr: u64,
+}
+
+/// The virtual timer of a guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Timer {
+    /// CNTV_CTL_EL0.
+    pub ctl: u64,
+    /// CNTV_CVAL_EL0.
+    pub cval: u64,
+}
+
+/// The virtual interrupt interface of a guest, as the world switch writes and reads it. List
+/// registers have the format of [`hyp_abi::lr`], on both GIC versions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct VgicState {
+    /// Bits for ICH_HCR_EL2 / GICH_HCR beside En, which the world switch adds.
+    pub hcr: u64,
+    /// ICH_VMCR_EL2 / GICH_VMCR.
+    pub vmcr: u64,
+    /// Active priorities, group 0 (GICv3) or all (GICv2: GICH_APR in the first).
+    pub ap0r: [u64; 4],
+    /// Active priorities, group 1 (GICv3).
+    pub ap1r: [u64; 4],
+    /// List registers.
+    pub lr: [u64; lr::MAX],
+    /// How many of `lr` are in use; never above what the hardware has.
+    pub used: u64,
+    /// ICH_MISR_EL2 / GICH_MISR at exit.
+    pub misr: u64,
+    /// ICH_ELRSR_EL2 / GICH_ELRSR at exit.
+    pub elrsr: u64,
+}
+
+/// Bits of [`Context::traps`].
+pub mod traps {
+    /// Trap WFI and WFE (HCR_EL2.TWI, TWE) during this run.
+    pub const WFX: u64 = 1 << 0;
+}
+
+/// All registers of a guest CPU. The world switch and its assembly rely on this layout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Context {
+    /// x0..x30.
+    pub gpr: [u64; 31],
+    /// SP_EL0.
+    pub sp_el0: u64,
+    /// The pc: ELR_EL2 while EL2 runs.
+    pub pc: u64,
+    /// PSTATE: SPSR_EL2 while EL2 runs.
+    pub pstate: u64,
+    /// EL1 and EL0 system registers.
+    pub sys: Sysregs,
+    /// The MPIDR_EL1 the guest reads (VMPIDR_EL2).
+    pub vmpidr: u64,
+    /// Virtual timer.
+    pub timer: Timer,
+    /// Virtual interrupts.
+    pub vgic: VgicState,
+    /// What to trap in this run beyond the base set: bits of [`traps`].
+    pub traps: u64,
+    /// Floating point and SIMD.
+    pub fp: Fp,
+}
+
+impl Context {
+    /// Register `n` as an instruction names it: 31 is the zero register.
+    #[must_use]
+    pub fn gpr(&self, n: u8) -> u64 {
+        self.gpr.get(usize::from(n)).copied().unwrap_or(0)
+    }
+
+    /// Writes register `n`; writes to 31, the zero register, are lost.
+    pub fn set_gpr(&mut self, n: u8, value: u64) {
+        if let Some(reg) = self.gpr.get_mut(usize::from(n)) {
+            *reg = value;
+        }
+    }
+}
+
+/// What a vCPU last gave to the host to deal with. Completion and injection act on this memory of
+/// EL2's, never on what the host says the exit was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Latched {
+    /// Nothing that waits for an answer.
+    #[default]
+    None,
+    /// A stage-2 abort with this ESR_EL2, FAR_EL2 and IPA page.
+    Abort {
+        /// ESR_EL2.
+        esr: u64,
+        /// FAR_EL2.
+        far: u64,
+    },
+    /// HVC or SMC; pc is past it.
+    Call {
+        /// ESR_EL2.
+        esr: u64,
+    },
+    /// A trapped system-register access with this ESR_EL2; pc is at it.
+    Sysreg {
+        /// ESR_EL2.
+        esr: u64,
+    },
+}
+
+/// A virtual CPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vcpu {
+    /// Its registers.
+    pub ctx: Context,
+    /// What it last exited with.
+    pub latched: Latched,
+    /// Its run page, pinned for the life of the vCPU.
+    pub run_page: Pfn,
+    /// Pages for stage-2 tables.
+    pub memcache: Memcache,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn system_registers_keep_their_order_in_the_run_page() {
+        let mut words = [0; SYSREGS];
+        for (i, w) in words.iter_mut().enumerate() {
+            *w = 0x100 + i as u64;
+        }
+        let regs = Sysregs::from_words(words);
+        assert_eq!(regs.to_words(), words);
+        // A sample by name, so that the order is that of the ABI and not merely its own inverse.
+        for (name, value) in [
+            ("SCTLR_EL1", regs.sctlr_el1),
+            ("VBAR_EL1", regs.vbar_el1),
+            ("SP_EL1", regs.sp_el1),
+            ("ELR_EL1", regs.elr_el1),
+            ("SPSR_EL1", regs.spsr_el1),
+            ("TPIDRRO_EL0", regs.tpidrro_el0),
+            ("CSSELR_EL1", regs.csselr_el1),
+        ] {
+            let at = run::SYSREGS.iter().position(|n| *n == name).unwrap();
+            assert_eq!(value, 0x100 + at as u64, "{name}");
+        }
+    }
+
+    #[test]
+    fn register_31_reads_zero_and_swallows_writes() {
+        let mut ctx = Context::default();
+        ctx.set_gpr(30, 7);
+        let before = ctx;
+        ctx.set_gpr(31, 9);
+        assert_eq!(ctx, before);
+        assert_eq!((ctx.gpr(30), ctx.gpr(31), ctx.gpr(255)), (7, 0, 0));
+    }
+}
