@@ -40,7 +40,13 @@ pub trait Tables {
     ///
     /// # Errors
     /// The value found, when it was not `old`.
-    fn compare_exchange(&self, table: TablePfn, index: usize, old: u64, new: u64) -> Result<(), u64>;
+    fn compare_exchange(
+        &self,
+        table: TablePfn,
+        index: usize,
+        old: u64,
+        new: u64,
+    ) -> Result<(), u64>;
 }
 
 /// Barriers and TLB maintenance (DDI0487 D8.14, B2.7). Every invalidate is broadcast to the inner

@@ -3,8 +3,24 @@
 //!
 //! Knows descriptor bits, levels and the order of stores, barriers and invalidations. Must not
 //! know who owns a page, what a VM is, or a pointer.
+//!
+//! Reading order: [`desc`] and [`geometry`] (bits and numbers), [`hw`] and [`source`] (what is
+//! asked of others), `walk` (finds), `edit` (writes), [`guest`] and [`host`] (the operations).
 #![cfg_attr(not(test), no_std)]
 
+pub mod desc;
+mod edit;
+pub mod geometry;
+pub mod guest;
+pub mod host;
 pub mod hw;
+pub mod source;
+mod walk;
 
+pub use desc::{Annotation, Attrs, Rights};
+pub use edit::Mmu;
+pub use geometry::{Geometry, Level, Span};
+pub use guest::{GuestMap, NoTables};
+pub use host::HostMap;
 pub use hw::{Regime, TablePfn, Tables, Tlb};
+pub use source::{Refs, TableSource};

@@ -1,0 +1,225 @@
+//! The shape of a stage-2 translation: levels, concatenated roots, `VTCR_EL2`.
+//!
+//! Knows numbers only. The 4 KiB granule resolves 9 bits a level (DDI0487 D8.2.4); up to 16 root
+//! tables may stand side by side instead of one more level above them (D8.2.9), which saves a load
+//! on every walk and is the only way on CPUs without level 0 at stage 2.
+//!
+//! Invariants:
+//! - I1: a [`Geometry`] exists only for 32..=48 bits, so no shift here can overflow.
+//! - I2: a [`Span`] lies inside the IPA space it was made for.
+
+use hyp_abi::{Gfn, PAGE_SHIFT};
+
+/// Descriptors in a table page.
+pub const ENTRIES: usize = 512;
+/// Bits of the page number that one level resolves.
+const INDEX_BITS: u32 = 9;
+const INDEX_MASK: u64 = 511;
+/// Most root tables side by side, as a power of two (D8.2.9).
+const CONCAT_BITS: u32 = 4;
+
+/// A lookup level. A smaller number is nearer the root and covers more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Level {
+    /// 512 GiB an entry; tables only.
+    L0 = 0,
+    /// 1 GiB an entry.
+    L1 = 1,
+    /// 2 MiB an entry.
+    L2 = 2,
+    /// 4 KiB an entry; pages only.
+    L3 = 3,
+}
+
+impl Level {
+    /// The number, as `TLBI` level hints and syndromes write it.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+    /// The level below, or `None` under the last.
+    #[must_use]
+    pub const fn below(self) -> Option<Self> {
+        match self {
+            Self::L0 => Some(Self::L1),
+            Self::L1 => Some(Self::L2),
+            Self::L2 => Some(Self::L3),
+            Self::L3 => None,
+        }
+    }
+    /// log2 of the pages that one entry covers.
+    #[must_use]
+    const fn shift(self) -> u32 {
+        match self {
+            Self::L0 => 3 * INDEX_BITS,
+            Self::L1 => 2 * INDEX_BITS,
+            Self::L2 => INDEX_BITS,
+            Self::L3 => 0,
+        }
+    }
+    /// Pages that one entry covers.
+    #[must_use]
+    pub const fn pages(self) -> u64 {
+        1 << self.shift()
+    }
+    /// The low bits of a page number that an entry does not look at.
+    const fn offset_mask(self) -> u64 {
+        self.pages().saturating_sub(1)
+    }
+    /// Levels from here to the last: how many tables hang below an entry that holds a page's path.
+    #[must_use]
+    pub const fn above_pages(self) -> usize {
+        match self {
+            Self::L0 => 3,
+            Self::L1 => 2,
+            Self::L2 => 1,
+            Self::L3 => 0,
+        }
+    }
+    /// Number of the first page that the entry around `gfn` covers.
+    #[must_use]
+    pub const fn first(self, gfn: u64) -> u64 {
+        gfn & !self.offset_mask()
+    }
+    /// Number of the first page after what the entry around `gfn` covers.
+    #[must_use]
+    pub const fn after(self, gfn: u64) -> u64 {
+        (gfn | self.offset_mask()).saturating_add(1)
+    }
+    /// Index of `gfn` in a table of this level (not for concatenated roots).
+    #[must_use]
+    pub const fn index(self, gfn: Gfn) -> usize {
+        ((gfn.raw() >> self.shift()) & INDEX_MASK) as usize
+    }
+}
+
+/// The shape of one translation regime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    ipa_bits: u8,
+    start: Level,
+}
+
+impl Geometry {
+    /// The shape for an IPA space of `ipa_bits`, with as few levels as concatenation allows.
+    /// `None` outside 32..=48.
+    #[must_use]
+    pub const fn new(ipa_bits: u8) -> Option<Self> {
+        let start = match ipa_bits {
+            32..=34 => Level::L2,
+            35..=43 => Level::L1,
+            44..=48 => Level::L0,
+            _ => return None,
+        };
+        Some(Self { ipa_bits, start })
+    }
+    /// Width of the IPA space in bits.
+    #[must_use]
+    pub const fn ipa_bits(self) -> u8 {
+        self.ipa_bits
+    }
+    /// Level of the root tables.
+    #[must_use]
+    pub const fn start(self) -> Level {
+        self.start
+    }
+    /// Pages of the IPA space: the first gfn that does not exist.
+    #[must_use]
+    pub const fn frames(self) -> u64 {
+        1 << (self.ipa_bits as u32).saturating_sub(PAGE_SHIFT)
+    }
+    /// Root pages side by side; the first must be aligned to all of them (D8.2.9).
+    #[must_use]
+    pub const fn root_pages(self) -> u64 {
+        self.frames().div_ceil(self.start.pages() << INDEX_BITS)
+    }
+    /// Whether `gfn` is in the IPA space.
+    #[must_use]
+    pub const fn contains(self, gfn: Gfn) -> bool {
+        gfn.raw() < self.frames()
+    }
+    /// `nr` pages from `gfn`, if there is at least one and all lie in the IPA space.
+    #[must_use]
+    pub const fn span(self, gfn: Gfn, nr: u64) -> Option<Span> {
+        match gfn.raw().checked_add(nr) {
+            Some(end) if nr > 0 && end <= self.frames() => Some(Span { start: gfn.raw(), end }),
+            _ => None,
+        }
+    }
+    /// Everything.
+    #[must_use]
+    pub const fn all(self) -> Span {
+        Span { start: 0, end: self.frames() }
+    }
+    /// Which of the root pages holds `gfn`'s first descriptor.
+    #[must_use]
+    pub const fn root_page(self, gfn: Gfn) -> u64 {
+        gfn.raw() >> self.start.shift() >> INDEX_BITS
+    }
+    /// `VTCR_EL2.T0SZ`.
+    #[must_use]
+    pub const fn t0sz(self) -> u64 {
+        64u64.saturating_sub(self.ipa_bits as u64)
+    }
+    /// `VTCR_EL2.SL0` for the 4 KiB granule (D24.2.202): 0 = level 2, 1 = level 1, 2 = level 0.
+    #[must_use]
+    pub const fn sl0(self) -> u64 {
+        match self.start {
+            Level::L0 => 2,
+            Level::L1 => 1,
+            Level::L2 | Level::L3 => 0,
+        }
+    }
+    /// `VTCR_EL2`: `parange` is `ID_AA64MMFR0_EL1.PARange` (it goes to PS as it is, but no more
+    /// than 48 bits: beyond needs LPA2), `hardware_af` sets HA. VMIDs are 8 bits (VS = 0).
+    #[must_use]
+    pub const fn vtcr(self, parange: u8, hardware_af: bool) -> u64 {
+        const RES1: u64 = 1 << 31;
+        const SH0_INNER: u64 = 0b11 << 12;
+        const ORGN0_WBWA: u64 = 0b01 << 10;
+        const IRGN0_WBWA: u64 = 0b01 << 8;
+        let ps = if parange > 5 { 5 } else { parange as u64 };
+        RES1 | (hardware_af as u64) << 21
+            | ps << 16
+            | SH0_INNER
+            | ORGN0_WBWA
+            | IRGN0_WBWA
+            | self.sl0() << 6
+            | self.t0sz()
+    }
+}
+
+/// A range of pages inside an IPA space, never empty when made by [`Geometry::span`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    start: u64,
+    end: u64,
+}
+
+impl Span {
+    /// Number of the first page.
+    #[must_use]
+    pub const fn start(self) -> u64 {
+        self.start
+    }
+    /// Number of the first page behind it.
+    #[must_use]
+    pub const fn end(self) -> u64 {
+        self.end
+    }
+    /// How many pages.
+    #[must_use]
+    pub const fn pages(self) -> u64 {
+        self.end.saturating_sub(self.start)
+    }
+    /// The first `most` pages of it.
+    #[must_use]
+    pub const fn truncated(self, most: u64) -> Self {
+        let pages = if self.pages() < most { self.pages() } else { most };
+        Self { start: self.start, end: self.start.saturating_add(pages) }
+    }
+}
+
+const _: () = assert!(Geometry::new(34).unwrap().root_pages() == 1 << CONCAT_BITS);
+const _: () = assert!(Geometry::new(43).unwrap().root_pages() == 1 << CONCAT_BITS);
