@@ -1,1 +1,29 @@
-//! el1-host/mirror
+//! The host's own picture of its guests' memory, and the hypercalls that change the real one.
+//!
+//! EL1 may not read a guest's stage-2 tables. It keeps its own map gfn -> pfn instead, one
+//! [`Mirror`] a VM, changed in step with each hypercall, and asks it whatever it would have asked
+//! the tables.
+//!
+//! Knows: the hypercall table ([`Calls`]) and what has been mapped. Must not know: where frames
+//! come from, what a slot is, registers.
+//!
+//! Invariants:
+//! - I1: outside a write-locked operation, a page is in the mirror exactly if EL2 maps it for this
+//!   VM, with this pfn and with at most these rights ([`Mirror::audit`] compares).
+//! - I2: after EL2 has said yes, nothing here allocates, so nothing can fail.
+//! - I3: two neighbouring runs that could be one, are one.
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+mod audit;
+mod counters;
+mod hypercalls;
+mod mirror;
+mod runs;
+
+pub use audit::{AuditError, AuditReport};
+pub use counters::{Counters, Snapshot};
+pub use hypercalls::{Calls, Features, GuestRun, HostRun, Hypercalls, Leftovers, RunExit, VmStats};
+pub use mirror::{Destroyed, Mirror, Unmapped};
+pub use runs::Mapping;
