@@ -39,6 +39,7 @@ const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 const TYPE_DONATED: u64 = 2;
 const TYPE_SHIFT: u32 = 60;
 const OWNER_SHIFT: u32 = 1;
+const OWNER_BITS: u64 = 0b111;
 const OWNER_MASK: u8 = 0b111;
 const META_SHIFT: u32 = 4;
 const META_MASK: u64 = (1 << (TYPE_SHIFT - META_SHIFT)) - 1;
@@ -231,7 +232,7 @@ impl Desc {
         }
         if !self.is_valid() {
             return if self.0 >> TYPE_SHIFT == TYPE_DONATED {
-                let owner = (self.0 >> OWNER_SHIFT & OWNER_MASK as u64) as u8;
+                let owner = (self.0 >> OWNER_SHIFT & OWNER_BITS) as u8;
                 Kind::Donated(Annotation::new(owner, self.0 >> META_SHIFT))
             } else {
                 Kind::Unknown

@@ -62,4 +62,8 @@ pub trait Tlb {
     /// Drops the entries of one IPA on this CPU only (after rights were *added*):
     /// `dsb nshst; tlbi ipas2e1; dsb nsh; tlbi vmalle1; dsb nsh; isb`.
     fn inval_ipa_local(&self, regime: Regime, ipa: Ipa, level: Option<u8>);
+    /// Another vCPU of this VM ran on this CPU before: both use one VMID and may use one ASID for
+    /// different address spaces, so what the CPU remembers of the stage 1 must go:
+    /// `tlbi vmalle1; ic iallu; dsb nsh; isb` inside the regime.
+    fn switch_vcpu(&self, regime: Regime);
 }
