@@ -14,10 +14,17 @@
 
 extern crate alloc;
 
+pub mod esr;
 pub mod hyp;
+mod idreg;
+pub mod inject;
 pub mod machine;
 pub mod memcache;
 pub mod memmap;
+pub mod plan;
+pub mod psci;
+pub mod sysreg;
 pub mod vcpu;
+pub mod vgic;
 
 pub use hyp::{Config, CpuLocal, Gic, GuestNext, HostAbort, Hyp, Outcome, RawExit};
