@@ -6,10 +6,17 @@
 //!
 //! Reading order: [`desc`] and [`geometry`] (bits and numbers), [`hw`] and [`source`] (what is
 //! asked of others), `walk` (finds), `edit` (writes), [`guest`] and [`host`] (the operations).
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "fakes")), no_std)]
 
 pub mod desc;
 mod edit;
+#[cfg(any(test, feature = "fakes"))]
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    reason = "it runs in tests only, where an overflow is a finding"
+)]
+pub mod fake;
 pub mod geometry;
 pub mod guest;
 pub mod host;
