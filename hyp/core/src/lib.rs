@@ -15,6 +15,8 @@
 extern crate alloc;
 
 pub mod esr;
+#[cfg(any(test, feature = "fakes"))]
+pub mod fake;
 pub mod hyp;
 mod idreg;
 pub mod inject;
