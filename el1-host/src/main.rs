@@ -1,2 +1,51 @@
-//! Placeholder until the image lands.
+//! Redan's EL1 host: a small system whose whole work is to run guests by hypercalls.
+//!
+//! The composition root. On the PC this is an empty program plus the tests of the modules that
+//! need no hardware.
+//!
+//! What the host believes about memory has no authority: EL2 checks every call. A host gone wrong
+//! can only harm itself.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+#![deny(unsafe_code)]
+
+extern crate alloc;
+
+#[cfg(target_os = "none")]
+#[expect(unsafe_code, reason = "registers, device memory and physical pages")]
+mod arch;
+#[cfg(target_os = "none")]
+mod console;
+#[cfg(target_os = "none")]
+mod el2;
+#[cfg(any(target_os = "none", test))]
+mod frames;
+#[cfg(target_os = "none")]
+#[expect(unsafe_code, reason = "the global allocator")]
+mod heap;
+#[cfg(any(target_os = "none", test))]
+mod ledger;
+#[cfg(target_os = "none")]
+mod machine;
+#[cfg(any(target_os = "none", test))]
+mod ranges;
+#[cfg(target_os = "none")]
+mod start;
+#[cfg(any(target_os = "none", test))]
+mod words;
+
+#[cfg(not(target_os = "none"))]
 fn main() {}
+
+#[cfg(target_os = "none")]
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    console::emergency_line();
+    let here = info.location().map_or(("?", 0), |l| (l.file(), l.line()));
+    console::emergency(format_args!(
+        "[host] panicked at {}:{}: {}\n",
+        here.0,
+        here.1,
+        info.message()
+    ));
+    arch::firmware::power_off()
+}
