@@ -92,11 +92,11 @@ const ISAR2: Fields = &[
     (52, Cap(1)), // CSSC
 ];
 const MMFR0: Fields = &[
-    (0, Cap(5)), // PARange, cut further to the IPA space
-    (4, Cap(2)), // ASIDBits
-    (8, Cap(1)), // BigEnd
-    (16, Cap(1)), // BigEndEL0
-    (20, Cap(1)), // TGran16, without 52 bits
+    (0, Cap(5)),     // PARange, cut further to the IPA space
+    (4, Cap(2)),     // ASIDBits
+    (8, Cap(1)),     // BigEnd
+    (16, Cap(1)),    // BigEndEL0
+    (20, Cap(1)),    // TGran16, without 52 bits
     (24, Signed(0)), // TGran64
     (28, Signed(0)), // TGran4, without 52 bits
 ];
