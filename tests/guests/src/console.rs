@@ -1,0 +1,96 @@
+//! The PL011 (DDI0183), polled.
+
+use core::fmt::{self, Write};
+use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Data register.
+pub const DR: u64 = 0x00;
+/// Flag register.
+pub const FR: u64 = 0x18;
+/// Line control.
+pub const LCR_H: u64 = 0x2c;
+/// Control.
+pub const CR: u64 = 0x30;
+
+const FR_RXFE: u32 = 1 << 4;
+const FR_TXFF: u32 = 1 << 5;
+const LCR_8BIT_FIFO: u32 = 3 << 5 | 1 << 4;
+const CR_ON: u32 = 1 | 1 << 8 | 1 << 9;
+
+static BASE: AtomicU64 = AtomicU64::new(0);
+
+/// Reads a device register.
+#[must_use]
+pub fn read32(addr: u64) -> u32 {
+    // SAFETY:
+    // 1. A device register, mapped as Device by the payload's identity map; no Rust object there.
+    unsafe { ptr::read_volatile(addr as *const u32) }
+}
+
+/// Writes a device register.
+pub fn write32(addr: u64, value: u32) {
+    // SAFETY:
+    // 1. A device register, mapped as Device by the payload's identity map; no Rust object there.
+    unsafe { ptr::write_volatile(addr as *mut u32, value) }
+}
+
+/// Switches the UART at `base` on.
+pub fn init(base: u64) {
+    BASE.store(base, Relaxed);
+    write32(base + CR, 0);
+    write32(base + LCR_H, LCR_8BIT_FIFO);
+    write32(base + CR, CR_ON);
+}
+
+fn put(byte: u8) {
+    let base = BASE.load(Relaxed);
+    if base == 0 {
+        return;
+    }
+    while read32(base + FR) & FR_TXFF != 0 {}
+    write32(base + DR, u32::from(byte));
+}
+
+/// A byte that was typed, if there is one.
+#[must_use]
+pub fn get() -> Option<u8> {
+    let base = BASE.load(Relaxed);
+    if read32(base + FR) & FR_RXFE != 0 {
+        return None;
+    }
+    Some((read32(base + DR) & 0xff) as u8)
+}
+
+struct Console;
+
+impl Write for Console {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        for byte in s.bytes() {
+            if byte == b'\n' {
+                put(b'\r');
+            }
+            put(byte);
+        }
+        Ok(())
+    }
+}
+
+/// What `print!` calls.
+pub fn print(args: fmt::Arguments<'_>) {
+    // `put` cannot fail, so neither can this.
+    let _ = Console.write_fmt(args);
+}
+
+/// Prints to the UART.
+#[macro_export]
+macro_rules! print {
+    ($($arg:tt)*) => { $crate::console::print(format_args!($($arg)*)) };
+}
+
+/// Prints a line to the UART.
+#[macro_export]
+macro_rules! println {
+    () => { $crate::print!("\n") };
+    ($($arg:tt)*) => { $crate::print!("{}\n", format_args!($($arg)*)) };
+}

@@ -1,0 +1,141 @@
+//! What the device tree says: memory, console, GIC, PSCI conduit, command line.
+
+use core::cell::UnsafeCell;
+
+use fdt::Fdt;
+use fdt::node::FdtNode;
+
+/// The GIC of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GicBases {
+    /// GICv2: distributor and CPU interface.
+    V2 {
+        /// Distributor.
+        dist: u64,
+        /// CPU interface.
+        cpu: u64,
+    },
+    /// GICv3: distributor and the first redistributor.
+    V3 {
+        /// Distributor.
+        dist: u64,
+        /// First redistributor frame.
+        redist: u64,
+    },
+}
+
+/// The machine as described.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    /// Address of the device tree.
+    pub dtb: u64,
+    /// Size of the device tree.
+    pub dtb_size: u64,
+    /// First RAM region.
+    pub ram: (u64, u64),
+    /// PL011.
+    pub uart: u64,
+    /// GIC.
+    pub gic: GicBases,
+    /// CPUs in the tree.
+    pub cpus: u64,
+    /// `reg` of the first CPU.
+    pub cpu0: u64,
+    /// PSCI by HVC, not SMC.
+    pub hvc: bool,
+    /// `verdict=semihosting` on the command line, or no command line says otherwise (test hosts).
+    pub semihosting: bool,
+    /// `machine=reference` on the command line: plain QEMU, which is laxer than we are here and
+    /// there.
+    pub reference: bool,
+}
+
+struct Cell(UnsafeCell<Machine>);
+// SAFETY:
+// 1. Written once by `init`, on the only CPU, before anybody reads.
+unsafe impl Sync for Cell {}
+
+static MACHINE: Cell = Cell(UnsafeCell::new(Machine {
+    dtb: 0,
+    dtb_size: 0,
+    ram: (0x4000_0000, 0),
+    uart: 0x0900_0000,
+    gic: GicBases::V2 { dist: 0x0800_0000, cpu: 0x0801_0000 },
+    cpus: 1,
+    cpu0: 0,
+    hvc: true,
+    semihosting: false,
+    reference: false,
+}));
+
+/// The machine, after [`init`].
+#[must_use]
+pub fn get() -> Machine {
+    // SAFETY:
+    // 1. `init` ran before every caller; nothing writes after it.
+    unsafe { *MACHINE.0.get() }
+}
+
+/// The command line.
+#[must_use]
+pub fn bootargs() -> &'static str {
+    tree().and_then(|t| t.chosen().bootargs()).unwrap_or("")
+}
+
+/// The tree itself.
+#[must_use]
+pub fn tree() -> Option<Fdt<'static>> {
+    let dtb = get().dtb as *const u8;
+    // SAFETY:
+    // 1. The loader's x0: a device tree by the boot protocol; `from_ptr` checks magic and size.
+    // 2. Nobody writes to it while we run.
+    unsafe { Fdt::from_ptr(dtb) }.ok()
+}
+
+fn regs(node: &FdtNode<'_, '_>) -> [u64; 2] {
+    let mut found = [0; 2];
+    if let Some(list) = node.reg() {
+        for (slot, region) in found.iter_mut().zip(list) {
+            *slot = region.starting_address as u64;
+        }
+    }
+    found
+}
+
+/// Reads the tree at `dtb`; with none, the defaults above stand.
+pub fn init(dtb: u64) {
+    let mut m = Machine { dtb, ..get() };
+    // Kept first, because `tree` reads it.
+    store(m);
+    if let Some(tree) = tree() {
+        m.dtb_size = tree.total_size() as u64;
+        if let Some(region) = tree.memory().regions().next() {
+            m.ram = (region.starting_address as u64, region.size.unwrap_or(0) as u64);
+        }
+        if let Some(node) = tree.find_compatible(&["arm,pl011"]) {
+            m.uart = regs(&node)[0];
+        }
+        if let Some(node) = tree.find_compatible(&["arm,gic-v3"]) {
+            let [dist, redist] = regs(&node);
+            m.gic = GicBases::V3 { dist, redist };
+        } else if let Some(node) = tree.find_compatible(&["arm,cortex-a15-gic", "arm,gic-400"]) {
+            let [dist, cpu] = regs(&node);
+            m.gic = GicBases::V2 { dist, cpu };
+        }
+        m.cpus = tree.cpus().count() as u64;
+        m.cpu0 = tree.cpus().next().map_or(0, |c| c.ids().first() as u64);
+        if let Some(node) = tree.find_compatible(&["arm,psci-1.0", "arm,psci-0.2", "arm,psci"]) {
+            m.hvc = node.property("method").and_then(|p| p.as_str()) == Some("hvc");
+        }
+        let args = tree.chosen().bootargs().unwrap_or("");
+        m.semihosting = args.split(' ').any(|w| w == "verdict=semihosting");
+        m.reference = args.split(' ').any(|w| w == "machine=reference");
+    }
+    store(m);
+}
+
+fn store(m: Machine) {
+    // SAFETY:
+    // 1. Only `init` calls this, on the only CPU, with no reference to the cell alive.
+    unsafe { *MACHINE.0.get() = m }
+}
