@@ -1,19 +1,26 @@
 //! The whole hypervisor: what the EL2 image talks to.
 //!
 //! Knows: the entry points (a hypercall, a guest's exit, a host's abort) and the state behind them.
-//! Lock ranks: host < VM < pool; each entry takes them in that order and drops them before it
-//! returns.
+//! Lock ranks: host < VM; each entry takes them in that order and drops them before it returns.
 
-use alloc::boxed::Box;
+use hyp_abi::hcall::{FEATURE_GICV2, FEATURE_GICV3, MAX_VMS};
+use hyp_abi::{Claimed, Handle, Ipa, Pfn, Refusal, Ret, Vmid, lr};
+use hyp_s2::{Geometry, Regime, TablePfn};
+use hyp_sync::{Held, Lock, rank};
 
-use hyp_abi::run::Exit;
-use hyp_abi::{Handle, Hypercall, Ipa, Pfn, Refusal, Ret, lr};
-use hyp_s2::{Regime, TablePfn};
-use hyp_sync::{Held, rank};
-
+use crate::boxed::Boxed;
+use crate::entry::Entry;
+use crate::hcall::{Call, DONE, parse, value};
+use crate::host::HostState;
+use crate::inject::Features;
+use crate::life::ROOT_PAGES;
 use crate::machine::Machine;
 use crate::memmap::{MemMap, PageRange};
+use crate::owner::{Pages, Word};
+use crate::sysreg::{self, Enc, GuestView, ID_REGISTERS};
 use crate::vcpu::{Context, Vcpu};
+use crate::vgic::{LrPolicy, Version};
+use crate::vm::Slot;
 
 /// The interrupt controller of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +47,7 @@ pub struct Config<'a> {
     pub host_root: TablePfn,
     /// Width of the host's IPA space.
     pub host_ipa_bits: u8,
-    /// Width of a guest's IPA space.
+    /// Width of a guest's IPA space: 40, or what the CPU has if that is less.
     pub guest_ipa_bits: u8,
     /// EL2's page pool: inside `el2_owned`, used for the host's tables.
     pub pool: &'a [PageRange],
@@ -48,23 +55,78 @@ pub struct Config<'a> {
     pub gic: Gic,
     /// How many list registers it has.
     pub nr_lrs: usize,
+    /// Priority bits of a list register: 5 on a GICv2, ICH_VTR_EL2.PRIbits + 1 on a GICv3.
+    pub lr_priority_bits: u8,
     /// INTID of the virtual timer, the only interrupt a list register may link to.
     pub vtimer_intid: u32,
+    /// The CPU's ID registers, in the order of [`ID_REGISTERS`].
+    pub id_values: [u64; ID_REGISTERS.len()],
+}
+
+/// The machine as a guest's entry and exit need it.
+#[derive(Clone, Debug)]
+pub struct Board {
+    /// How many list registers there are.
+    pub nr_lrs: usize,
+    /// What they may say.
+    pub lr_policy: LrPolicy,
+    /// Which registers a guest sees.
+    pub view: GuestView,
+    /// Which extensions matter when an exception is injected.
+    pub features: Features,
+    id_values: [u64; ID_REGISTERS.len()],
+}
+
+impl Board {
+    fn new(config: &Config<'_>) -> Self {
+        let mut board = Self {
+            nr_lrs: config.nr_lrs,
+            lr_policy: LrPolicy {
+                version: match config.gic {
+                    Gic::V2 { .. } => Version::V2,
+                    Gic::V3 => Version::V3,
+                },
+                priority_bits: config.lr_priority_bits,
+                vtimer: config.vtimer_intid,
+            },
+            view: GuestView {
+                ipa_bits: config.guest_ipa_bits,
+                gic_v3: config.gic == Gic::V3,
+                aarch32_el0: false,
+            },
+            features: Features::default(),
+            id_values: config.id_values,
+        };
+        // ID_AA64PFR0_EL1.EL0: 2 says AArch32 too.
+        board.view.aarch32_el0 = board.id_value(sysreg::ID_AA64PFR0_EL1) & 0xf == 2;
+        board.features = Features::from_id(
+            board.id_value(sysreg::ID_AA64PFR1_EL1),
+            board.id_value(sysreg::ID_AA64MMFR1_EL1),
+        );
+        board
+    }
+
+    /// The CPU's own value of an ID register; 0 for one that no guest is shown.
+    #[must_use]
+    pub fn id_value(&self, register: Enc) -> u64 {
+        let mut known = ID_REGISTERS.iter().zip(self.id_values);
+        known.find(|(enc, _)| **enc == register).map_or(0, |(_, value)| value)
+    }
 }
 
 /// A vCPU on a CPU.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub handle: Handle,
-    pub idx: usize,
+    pub idx: u64,
     pub regime: Regime,
-    pub vcpu: Box<Vcpu>,
+    pub vcpu: Boxed<Vcpu>,
 }
 
 /// What one CPU has to itself.
 #[derive(Debug)]
 pub struct CpuLocal {
-    pub(crate) cpu: usize,
+    cpu: usize,
     pub(crate) locks: Held<'static, rank::Nothing>,
     pub(crate) loaded: Option<Loaded>,
 }
@@ -76,7 +138,7 @@ impl CpuLocal {
         Self { cpu, locks: Held::root(), loaded: None }
     }
 
-    /// Number of this CPU.
+    /// Number of this CPU, dense from 0.
     #[must_use]
     pub fn cpu(&self) -> usize {
         self.cpu
@@ -126,9 +188,15 @@ pub struct RawExit {
     pub esr: u64,
     /// FAR_EL2.
     pub far: u64,
-    /// HPFAR_EL2 (for aborts where the hardware does not write it, what the boot code's own AT walk
-    /// found; bit 63, "invalid", when that failed).
+    /// HPFAR_EL2. For an abort where the hardware does not write it
+    /// ([`Abort::hpfar_valid`](crate::esr::Abort::hpfar_valid)): what `AT S1E1R` of FAR_EL2 found, in
+    /// the same format, or [`RawExit::NO_IPA`] if that failed.
     pub hpfar: u64,
+}
+
+impl RawExit {
+    /// In `hpfar`: there is no address. (HPFAR_EL2.NS, which is RES0 in the Non-secure state.)
+    pub const NO_IPA: u64 = 1 << 63;
 }
 
 /// What to do after a guest's exit.
@@ -151,17 +219,37 @@ pub enum HostAbort {
     Inject,
 }
 
+/// Why [`Hyp::new`] refused: what the boot code says contradicts itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    /// More list registers than any GIC has.
+    ListRegisters,
+    /// An IPA width that stage 2 cannot have, or roots that are not aligned to it.
+    Ipa,
+    /// A page said to be EL2's is not RAM, a pool page is not EL2's, or a range is named twice.
+    Memory,
+    /// The pool is too small to keep EL2's own memory from the host.
+    Pool,
+}
+
 /// The hypervisor: shared by all CPUs.
 #[derive(Debug)]
 pub struct Hyp<M> {
-    machine: M,
+    pub(crate) machine: M,
+    pub(crate) host: Lock<HostState, rank::Host>,
+    pub(crate) slots: [Lock<Slot, rank::Vm>; MAX_VMS],
+    pub(crate) board: Board,
+    pub(crate) gic: Gic,
+    /// Shape of a guest's stage 2.
+    pub(crate) guest: Geometry,
     memmap: MemMap,
-    gic: Gic,
-    nr_lrs: usize,
+    host_regime: Regime,
+    host_geometry: Geometry,
 }
 
 impl<M: Machine> Hyp<M> {
-    /// Takes over the machine. Every page of `el2_owned` becomes EL2's.
+    /// Takes over the machine, whose page metadata is all zero: every page of `el2_owned` becomes
+    /// EL2's and, with the private devices, disappears from the host's stage 2.
     ///
     /// # Errors
     /// See [`ConfigError`].
@@ -169,7 +257,27 @@ impl<M: Machine> Hyp<M> {
         if config.nr_lrs > lr::MAX {
             return Err(ConfigError::ListRegisters);
         }
-        Ok(Self { machine, memmap: config.memmap, gic: config.gic, nr_lrs: config.nr_lrs })
+        let board = Board::new(&config);
+        let guest = Geometry::new(config.guest_ipa_bits).ok_or(ConfigError::Ipa)?;
+        if guest.root_pages() > ROOT_PAGES {
+            return Err(ConfigError::Ipa);
+        }
+        let host_geometry = Geometry::new(config.host_ipa_bits).ok_or(ConfigError::Ipa)?;
+        let host_regime = Regime { vmid: Vmid::HOST, root: config.host_root };
+        let pages = Pages { machine: &machine, map: &config.memmap };
+        let host = HostState::new(pages, &config, host_geometry, host_regime)?;
+        machine.publish();
+        Ok(Self {
+            host: Lock::new(host),
+            slots: [const { Lock::new(Slot::new()) }; MAX_VMS],
+            board,
+            gic: config.gic,
+            guest,
+            memmap: config.memmap,
+            host_regime,
+            host_geometry,
+            machine,
+        })
     }
 
     /// The machine below.
@@ -177,38 +285,140 @@ impl<M: Machine> Hyp<M> {
         &self.machine
     }
 
+    /// VMID and root table of the host, for VTTBR_EL2.
+    pub fn host_regime(&self) -> Regime {
+        self.host_regime
+    }
+
+    /// Shape of the host's stage 2, for VTCR_EL2.
+    pub fn host_geometry(&self) -> Geometry {
+        self.host_geometry
+    }
+
+    /// Shape of a guest's stage 2, for VTCR_EL2.
+    pub fn guest_geometry(&self) -> Geometry {
+        self.guest
+    }
+
     /// A hypercall of the host: `regs` are x0..x4.
     pub fn hypercall(&self, cpu: &mut CpuLocal, regs: [u64; 5]) -> Outcome {
-        let [x0, ..] = regs;
-        match Hypercall::from_function_id(x0) {
+        match parse(regs) {
             None => Outcome::NotSupported,
-            Some(Hypercall::Version) => Outcome::Ret(Ret { x1: 1, ..Ret::default() }),
-            Some(_) => {
-                let _ = (&cpu.locks, &self.memmap, self.gic, self.nr_lrs);
-                Outcome::Ret(Ret { x1: Refusal::Invalid.code(), ..Ret::default() })
-            }
+            Some(Call::VcpuRun) => match self.vcpu_run(cpu) {
+                Ok(()) => Outcome::Run,
+                Err(why) => Outcome::Ret(refused(why)),
+            },
+            Some(call) => Outcome::Ret(self.call(cpu, call).unwrap_or_else(refused)),
         }
     }
 
     /// A guest's exit. Everything of the guest but FP stands in [`CpuLocal::context`].
-    pub fn guest_exit(&self, cpu: &mut CpuLocal, _raw: RawExit) -> GuestNext {
-        let _ = cpu.loaded.as_ref().map(|l| (l.handle, l.idx));
-        GuestNext::Exit(Ret { x1: Exit::Illegal as i64, ..Ret::default() })
+    pub fn guest_exit(&self, cpu: &mut CpuLocal, raw: RawExit) -> GuestNext {
+        self.exit(cpu, raw)
     }
 
     /// A stage-2 abort of the host at `ipa`.
-    pub fn host_abort(&self, _cpu: &mut CpuLocal, _ipa: Ipa) -> HostAbort {
-        HostAbort::Inject
+    pub fn host_abort(&self, cpu: &mut CpuLocal, ipa: Ipa) -> HostAbort {
+        let (mut host, _held) = self.host.lock(&mut cpu.locks);
+        // The host's map is the identity.
+        match Pfn::new(ipa.frame().raw()) {
+            Some(pfn) if host.tables.touch(self.pages(), pfn) => HostAbort::Retry,
+            _ => HostAbort::Inject,
+        }
+    }
+
+    fn call(&self, cpu: &mut CpuLocal, call: Call) -> Result<Ret, Refusal> {
+        match call {
+            Call::VcpuRun => self.vcpu_run(cpu).map(|()| DONE),
+            Call::ShareHyp { pfn } => self.own(cpu, pfn, Word::share_hyp),
+            Call::UnshareHyp { pfn } => self.own(cpu, pfn, Word::unshare_hyp),
+            Call::ShareGuest { pfn, gfn, nr, prot } => self.share_guest(cpu, pfn, gfn, nr, prot),
+            Call::UnshareGuest { vm, gfn, nr } => self.unshare_guest(cpu, vm, gfn, nr),
+            Call::RelaxPerms { gfn, prot } => self.relax_perms(cpu, gfn, prot),
+            Call::Wrprotect { vm, gfn, nr } => self.wrprotect(cpu, vm, gfn, nr),
+            Call::TestClearYoung { vm, gfn, nr, mkold } => {
+                self.test_clear_young(cpu, vm, gfn, nr, mkold)
+            }
+            Call::Mkyoung { gfn } => self.mkyoung(cpu, gfn),
+            Call::ReserveVm => self.reserve_vm(cpu),
+            Call::UnreserveVm { vm } => self.unreserve_vm(cpu, vm),
+            Call::InitVm { vm, vcpus, pgd, flags } => self.init_vm(cpu, vm, vcpus, pgd, flags),
+            Call::InitVcpu { vm, idx, run_page } => self.init_vcpu(cpu, vm, idx, run_page),
+            Call::StartTeardownVm { vm } => self.start_teardown(cpu, vm),
+            Call::FinalizeTeardownVm { vm } => self.finalize_teardown(cpu, vm),
+            Call::VcpuLoad { vm, idx } => self.vcpu_load(cpu, vm, idx),
+            Call::VcpuPut => self.vcpu_put(cpu),
+            Call::VcpuSyncState => {
+                self.write_context(&cpu.loaded.as_ref().ok_or(Refusal::Invalid)?.vcpu);
+                Ok(DONE)
+            }
+            Call::TlbFlushVmid { vm } => self.tlb_flush_vmid(cpu, vm),
+            Call::Version => Ok(value(hyp_abi::hcall::VERSION)),
+            Call::Features => Ok(self.features(cpu)),
+            Call::MemcacheTopup { pfn } => self.memcache_topup(cpu, pfn),
+            Call::ReclaimVmPage { vm } => self.reclaim_vm_page(cpu, vm),
+            Call::AuditVm { vm, gfn } => self.audit_vm(cpu, vm, gfn),
+            Call::AuditHost { pfn } => {
+                let (host, _held) = self.host.lock(&mut cpu.locks);
+                host.audit(self.pages(), pfn.in_range())
+            }
+            Call::MapGicv { gfn } => self.map_gicv(cpu, gfn),
+            Call::UnmapGicv { vm, gfn } => self.unmap_gicv(cpu, vm, gfn),
+            Call::VmStats { vm } => self.vm_stats(cpu, vm),
+        }
+    }
+
+    /// A transition of one page between the host and EL2 that changes nobody's tables.
+    fn own(
+        &self,
+        cpu: &mut CpuLocal,
+        pfn: Claimed<Pfn>,
+        transition: fn(Word) -> Result<Word, Refusal>,
+    ) -> Result<Ret, Refusal> {
+        let pfn = pfn.in_range().ok_or(Refusal::Invalid)?;
+        let (host, _held) = self.host.lock(&mut cpu.locks);
+        host.ownership.check(self.pages(), pfn, transition)?.commit(self.pages());
+        Ok(DONE)
+    }
+
+    /// Checks the entry words, and that no stale right outlives its removal, and prepares the run.
+    fn vcpu_run(&self, cpu: &mut CpuLocal) -> Result<(), Refusal> {
+        let loaded = cpu.loaded.as_mut().ok_or(Refusal::Invalid)?;
+        let entry = Entry::check(&self.machine, &loaded.vcpu)?;
+        let (mut slot, _held) = self.slot(loaded.handle)?.lock(&mut cpu.locks);
+        let vm = slot.vm(loaded.handle)?;
+        if vm.unflushed {
+            self.machine.inval_vmid(loaded.regime);
+            vm.unflushed = false;
+        }
+        entry.commit(&self.machine, &mut loaded.vcpu, &self.board);
+        Ok(())
+    }
+
+    fn features(&self, cpu: &mut CpuLocal) -> Ret {
+        let gic = match self.gic {
+            Gic::V2 { .. } => FEATURE_GICV2,
+            Gic::V3 => FEATURE_GICV3,
+        };
+        let (host, _held) = self.host.lock(&mut cpu.locks);
+        Ret {
+            x2: u64::from(self.guest.ipa_bits()),
+            x3: self.board.nr_lrs as u64,
+            x4: host.tables.in_use() as u64,
+            ..value(gic)
+        }
+    }
+
+    pub(crate) fn pages(&self) -> Pages<'_, M> {
+        Pages { machine: &self.machine, map: &self.memmap }
+    }
+
+    /// The slot that a handle points to; whose handle it is, the slot knows.
+    pub(crate) fn slot(&self, vm: Handle) -> Result<&Lock<Slot, rank::Vm>, Refusal> {
+        self.slots.get(vm.index()).ok_or(Refusal::Invalid)
     }
 }
 
-/// Why [`Hyp::new`] refused: what the boot code says contradicts itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConfigError {
-    /// More list registers than any GIC has.
-    ListRegisters,
-    /// An IPA width that stage 2 cannot have.
-    IpaBits,
-    /// A page of EL2's or of the pool, or a host root table, is not RAM or not EL2's.
-    Memory,
+fn refused(why: Refusal) -> Ret {
+    Ret { x1: why.code(), ..DONE }
 }

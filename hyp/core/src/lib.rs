@@ -14,19 +14,28 @@
 
 extern crate alloc;
 
+mod boxed;
+mod entry;
 pub mod esr;
+mod exit;
 #[cfg(any(test, feature = "fakes"))]
 pub mod fake;
+mod guest;
+pub mod hcall;
+mod host;
 pub mod hyp;
 mod idreg;
 pub mod inject;
+mod life;
 pub mod machine;
-pub mod memcache;
 pub mod memmap;
+pub mod owner;
 pub mod plan;
+mod pool;
 pub mod psci;
 pub mod sysreg;
 pub mod vcpu;
 pub mod vgic;
+mod vm;
 
 pub use hyp::{Config, CpuLocal, Gic, GuestNext, HostAbort, Hyp, Outcome, RawExit};

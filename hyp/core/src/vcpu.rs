@@ -6,7 +6,9 @@
 
 use hyp_abi::{Pfn, lr, run};
 
-use crate::memcache::Memcache;
+use crate::esr::{Esr, SysregAccess};
+use crate::inject::pstate;
+use crate::pool::FreeList;
 
 /// The EL1 and EL0 system registers of a guest, in the order of [`run::SYSREGS`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -156,7 +158,7 @@ pub struct Timer {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct VgicState {
-    /// Bits for ICH_HCR_EL2 / GICH_HCR beside En, which the world switch adds.
+    /// ICH_HCR_EL2 / GICH_HCR while the guest runs.
     pub hcr: u64,
     /// ICH_VMCR_EL2 / GICH_VMCR.
     pub vmcr: u64,
@@ -221,6 +223,9 @@ impl Context {
     }
 }
 
+/// Most pages in a memcache: many times what one fault can need (three).
+pub const MEMCACHE_PAGES: usize = 32;
+
 /// What a vCPU last gave to the host to deal with. Completion and injection act on this memory of
 /// EL2's, never on what the host says the exit was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -228,27 +233,26 @@ pub enum Latched {
     /// Nothing that waits for an answer.
     #[default]
     None,
-    /// A stage-2 abort with this ESR_EL2, FAR_EL2 and IPA page.
+    /// A stage-2 abort; pc is at the instruction.
     Abort {
-        /// ESR_EL2.
-        esr: u64,
+        /// What happened.
+        esr: Esr,
         /// FAR_EL2.
         far: u64,
     },
     /// HVC or SMC; pc is past it.
-    Call {
-        /// ESR_EL2.
-        esr: u64,
-    },
-    /// A trapped system-register access with this ESR_EL2; pc is at it.
+    Call,
+    /// A system-register access; pc is at it.
     Sysreg {
-        /// ESR_EL2.
-        esr: u64,
+        /// What happened.
+        esr: Esr,
+        /// Which register, and which way.
+        access: SysregAccess,
     },
 }
 
 /// A virtual CPU.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Vcpu {
     /// Its registers.
     pub ctx: Context,
@@ -256,8 +260,24 @@ pub struct Vcpu {
     pub latched: Latched,
     /// Its run page, pinned for the life of the vCPU.
     pub run_page: Pfn,
-    /// Pages for stage-2 tables.
-    pub memcache: Memcache,
+    /// Pages for stage-2 tables, at most [`MEMCACHE_PAGES`].
+    pub memcache: FreeList,
+}
+
+impl Vcpu {
+    /// vCPU number `idx`, which is below 256, as after a reset (DDI0487 D1.8.1, arm64 boot protocol): EL1h, everything
+    /// masked, MMU and caches off.
+    #[must_use]
+    pub fn new(idx: u64, run_page: Pfn) -> Self {
+        /// RES1 bits of SCTLR_EL1 in Armv8.0: LSMAOE, nTLSMD, SPAN, EIS, TSCXT, EOS.
+        const SCTLR_RES1: u64 = 0x30d0_0800;
+        /// MPIDR_EL1 bit 31.
+        const MPIDR_RES1: u64 = 1 << 31;
+        let mut ctx = Context { vmpidr: MPIDR_RES1 | idx, ..Context::default() };
+        ctx.pstate = pstate::EL1H | pstate::DAIF;
+        ctx.sys.sctlr_el1 = SCTLR_RES1;
+        Self { ctx, latched: Latched::None, run_page, memcache: FreeList::new() }
+    }
 }
 
 #[cfg(test)]
