@@ -29,7 +29,11 @@ mod machine;
 #[cfg(any(target_os = "none", test))]
 mod ranges;
 #[cfg(target_os = "none")]
+mod shim;
+#[cfg(target_os = "none")]
 mod start;
+#[cfg(target_os = "none")]
+mod vms;
 #[cfg(any(target_os = "none", test))]
 mod words;
 

@@ -1,0 +1,90 @@
+//! The host's own words on the machine's command line: those that begin with `redan.`.
+
+use core::fmt;
+
+use log::LevelFilter;
+
+/// Longest nonce that is repeated in the verdict.
+const NONCE_MAX: usize = 64;
+
+/// What the command line asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Words<'a> {
+    /// `redan.nonce=WORD`: end with a verdict line that carries it.
+    pub nonce: Option<&'a str>,
+    /// `redan.timeout=SECONDS`: end a VM that still runs then.
+    pub timeout: Option<u64>,
+    /// `redan.log=LEVEL`.
+    pub log: LevelFilter,
+}
+
+/// A word of ours that is not understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unknown<'a>(pub &'a str);
+
+impl fmt::Display for Unknown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "ignoring '{}' on the command line: known are redan.nonce=WORD, redan.timeout=SECONDS \
+             and redan.log=off|error|warn|info|debug|trace",
+            self.0
+        )
+    }
+}
+
+impl<'a> Words<'a> {
+    /// Reads the command line; each word of ours that is not understood goes to `unknown`. Of two
+    /// equal keys the last counts.
+    pub fn parse(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Self {
+        let mut words = Self { nonce: None, timeout: None, log: LevelFilter::Info };
+        for word in line.split_ascii_whitespace().filter(|word| word.starts_with("redan.")) {
+            if words.take(word).is_none() {
+                unknown(Unknown(word));
+            }
+        }
+        words
+    }
+
+    fn take(&mut self, word: &'a str) -> Option<()> {
+        let (key, value) = word.split_once('=')?;
+        match key {
+            "redan.nonce" => {
+                let fine = !value.is_empty() && value.len() <= NONCE_MAX;
+                self.nonce = Some(fine.then_some(value)?);
+            }
+            "redan.timeout" => {
+                self.timeout = Some(value.parse().ok().filter(|seconds| *seconds > 0)?);
+            }
+            "redan.log" => self.log = value.parse().ok()?,
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Words;
+    use log::LevelFilter;
+
+    #[test]
+    fn our_words_are_found_among_others() {
+        let words =
+            Words::parse("quiet redan.nonce=ab12 redan.timeout=7 x=redan.y redan.log=debug", |w| {
+                panic!("{w}")
+            });
+        assert_eq!((words.nonce, words.timeout), (Some("ab12"), Some(7)));
+        assert_eq!(words.log, LevelFilter::Debug);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named_and_changes_nothing() {
+        let mut bad = Vec::new();
+        let line =
+            "redan.nonce= redan.timeout=0 redan.timeout=-1 redan.log=loud redan.x=1 redan.nonce";
+        let words = Words::parse(line, |w| bad.push(w.0));
+        assert_eq!(bad, line.split(' ').collect::<Vec<_>>());
+        assert_eq!(words, Words { nonce: None, timeout: None, log: LevelFilter::Info });
+    }
+}
