@@ -223,3 +223,73 @@ impl Span {
 
 const _: () = assert!(Geometry::new(34).unwrap().root_pages() == 1 << CONCAT_BITS);
 const _: () = assert!(Geometry::new(43).unwrap().root_pages() == 1 << CONCAT_BITS);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_width_has_its_start_level_and_roots() {
+        let shapes = [
+            (32, Level::L2, 4),
+            (34, Level::L2, 16),
+            (35, Level::L1, 1),
+            (36, Level::L1, 1),
+            (39, Level::L1, 1),
+            (40, Level::L1, 2),
+            (43, Level::L1, 16),
+            (44, Level::L0, 1),
+            (48, Level::L0, 1),
+        ];
+        for (bits, start, roots) in shapes {
+            let g = Geometry::new(bits).unwrap();
+            assert_eq!((g.start(), g.root_pages()), (start, roots), "{bits} bits");
+            assert_eq!(g.frames(), 1 << (bits - 12));
+            let last = Gfn::new(g.frames() - 1).unwrap();
+            assert_eq!(g.root_page(last), roots - 1);
+        }
+    }
+
+    #[test]
+    fn other_widths_do_not_exist() {
+        for bits in (0..32).chain(49..=255) {
+            assert_eq!(Geometry::new(bits), None);
+        }
+    }
+
+    #[test]
+    fn vtcr_is_as_the_architecture_writes_it() {
+        // 40 bits, level 1, inner shareable write-back walks, 40-bit output, 8-bit VMIDs.
+        assert_eq!(Geometry::new(40).unwrap().vtcr(2, false), 0x8002_3558);
+        // 48 bits from level 0 (Neoverse N1), hardware access flag.
+        assert_eq!(Geometry::new(48).unwrap().vtcr(5, true), 0x8025_3590);
+        // 32 bits from level 2.
+        assert_eq!(Geometry::new(32).unwrap().vtcr(0, false), 0x8000_3520);
+        assert_eq!(Geometry::new(48).unwrap().vtcr(6, false) >> 16 & 7, 5, "52 bits need LPA2");
+    }
+
+    #[test]
+    fn spans_stay_inside() {
+        let g = Geometry::new(32).unwrap();
+        let at = |n| Gfn::new(n).unwrap();
+        assert_eq!(g.span(at(0), 1 << 20), Some(g.all()));
+        assert_eq!(g.span(at(0), (1 << 20) + 1), None);
+        assert_eq!(g.span(at(1 << 20), 1), None);
+        assert_eq!(g.span(at((1 << 36) - 1), u64::MAX), None);
+        let span = g.span(at(10), 100).unwrap();
+        assert_eq!((span.start(), span.end(), span.pages()), (10, 110, 100));
+        assert_eq!(span.truncated(64).end(), 74);
+        assert_eq!(span.truncated(1000), span);
+    }
+
+    #[test]
+    fn levels_cover_what_they_should() {
+        assert_eq!(Level::L0.pages() << PAGE_SHIFT, 512 << 30);
+        assert_eq!(Level::L1.pages() << PAGE_SHIFT, 1 << 30);
+        assert_eq!(Level::L2.pages() << PAGE_SHIFT, 2 << 20);
+        assert_eq!(Level::L3.pages(), 1);
+        assert_eq!(Level::L2.first(1000), 512);
+        assert_eq!(Level::L2.after(1000), 1024);
+        assert_eq!(Level::L0.after((1 << 36) - 1), 1 << 36);
+    }
+}

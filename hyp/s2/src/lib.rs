@@ -22,6 +22,9 @@ pub mod guest;
 pub mod host;
 pub mod hw;
 pub mod source;
+#[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "an overflow in a test fails it")]
+mod tests;
 mod walk;
 
 pub use desc::{Annotation, Attrs, Rights};

@@ -119,6 +119,10 @@ pub(crate) struct Visit {
 }
 
 impl Visit {
+    /// Whether a device is mapped here.
+    pub(crate) fn is_device(&self) -> bool {
+        self.leaf().is_some_and(|(_, attrs)| attrs.device)
+    }
     /// What is mapped at `start`, if anything is.
     pub(crate) fn leaf(&self) -> Option<(Pfn, crate::desc::Attrs)> {
         match self.desc.kind(self.slot.level) {

@@ -143,6 +143,11 @@ impl FakeMmu {
     pub fn is_table(&self, pfn: Pfn) -> bool {
         self.lock().tables.contains_key(&pfn.raw())
     }
+    /// Every frame that a walker may take for a table.
+    #[must_use]
+    pub fn tables(&self) -> Vec<u64> {
+        self.lock().tables.keys().copied().collect()
+    }
     /// Whether a page is all zero.
     #[must_use]
     pub fn is_zero(&self, pfn: Pfn) -> bool {

@@ -105,11 +105,13 @@ impl Inner {
             self.violations.push(format!("store to {place:#x?}, unlinked but not invalidated"));
         }
         let (was, is) = (old & VALID != 0, new & VALID != 0);
-        if was && is && (old ^ new) & !LIVE_CHANGE != 0 {
-            self.violations.push(format!("{place:#x?}: {old:#x} to {new:#x} without break"));
-        }
         if was && is && (old ^ new) & !LIVE_CHANGE == 0 {
             return;
+        }
+        if was && is {
+            self.violations.push(format!("{place:#x?}: {old:#x} to {new:#x} without break"));
+        } else if is && self.stale.contains_key(&place) {
+            self.violations.push(format!("{place:#x?}: made before it was invalidated"));
         }
         if was {
             let base = child_of(&node, index).base;
@@ -117,9 +119,6 @@ impl Inner {
             self.stale.insert(place, Stale { vmid: node.vmid, base, level, table });
         }
         if is {
-            if self.stale.contains_key(&place) {
-                self.violations.push(format!("{place:#x?}: made before it was invalidated"));
-            }
             if let Some(tree) = self.trees.iter_mut().find(|tree| tree.regime.vmid == node.vmid) {
                 tree.flushed = false;
             }
