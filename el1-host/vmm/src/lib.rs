@@ -15,7 +15,17 @@
 extern crate alloc;
 
 pub mod bundle;
+pub mod dirty;
+pub mod fault;
+pub mod fdt;
 pub mod host;
 pub mod image;
 pub mod manifest;
 pub mod memmap;
+pub mod pl011;
+pub mod psci;
+pub mod slots;
+pub mod stats;
+pub mod timer;
+pub mod vgic;
+pub mod vm;

@@ -1,0 +1,113 @@
+//! Before a run: timers' lines, list registers, the answer to the last exit, the registers of a vCPU that
+//! starts. All go into the run page.
+
+use hyp_abi::run;
+use hyp_abi::run::entry;
+
+use super::{Reply, Vm};
+use crate::host::{Host, RunPage};
+use crate::memmap::{PTIMER_INTID, UART_INTID, VTIMER_INTID};
+use crate::psci::Start;
+
+/// SCTLR_EL1 after a reset: the RES1 bits of Armv8.0, MMU and caches off.
+const SCTLR_RESET: u64 = 0x30d0_0800;
+/// EL1h, all exceptions masked.
+const PSTATE_RESET: u64 = 0x3c5;
+
+/// What the caller arranges for a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// The active state that the physical PPI of the virtual timer must have: write it to
+    /// `ISACTIVER0` or `ICACTIVER0`. Active, the timer cannot end runs while the guest deals
+    /// with it; the guest's own deactivation ends that.
+    pub vtimer_active: bool,
+    /// The run must end by then (physical counter): the guest's physical timer fires.
+    pub deadline: Option<u64>,
+}
+
+impl Vm<'_> {
+    /// Writes the entry words of a vCPU's run page. `trap_wfx`: others wait for this CPU. `None`: the vCPU is
+    /// off, or does not exist.
+    pub fn before_run<H: Host + ?Sized>(
+        &mut self,
+        host: &H,
+        idx: usize,
+        trap_wfx: bool,
+    ) -> Option<Entry> {
+        if !self.is_on(idx) {
+            return None;
+        }
+        let now = host.now();
+        self.update_lines(idx, now);
+        let filled = self.vgic.fill(idx);
+        let vtimer_active = self.vgic.hardware_active(idx);
+        let vcpu = self.vcpus.get_mut(idx)?;
+        let page = host.run_page(vcpu.run_page);
+        let mut flags = if trap_wfx { entry::TRAP_WFX } else { 0 };
+        if let Some(start) = vcpu.start.take() {
+            vcpu.reply = Reply::None;
+            load_reset(&page, start);
+            flags |= entry::LOAD_CONTEXT;
+        }
+        flags |= match core::mem::take(&mut vcpu.reply) {
+            Reply::None => 0,
+            Reply::Complete(value) => {
+                page.write(run::ENTRY_VALUE, value);
+                entry::COMPLETE
+            }
+            Reply::Result(values) => {
+                for (n, value) in values.into_iter().enumerate() {
+                    page.write(run::ENTRY_RESULT.saturating_add(n), value);
+                }
+                entry::SET_RESULT
+            }
+            Reply::Abort => entry::INJECT_ABORT,
+            Reply::Undef => entry::INJECT_UNDEF,
+        };
+        page.write(run::ENTRY_FLAGS, flags);
+        page.write(run::VGIC_USED_LRS, u64::try_from(filled.used).unwrap_or(0));
+        page.write(run::VGIC_HCR, filled.hcr);
+        for (n, lr) in filled.lrs.into_iter().take(filled.used).enumerate() {
+            page.write(run::LR.saturating_add(n), lr);
+        }
+        Some(Entry { vtimer_active, deadline: vcpu.physical.deadline(now) })
+    }
+
+    /// Brings the interrupt lines of a vCPU's timers, and the UART's, up to date.
+    pub(super) fn update_lines(&mut self, idx: usize, now: u64) {
+        let Some(vcpu) = self.vcpus.get(idx) else { return };
+        let (virt, physical) = (vcpu.virt.line(now), vcpu.physical.line(now));
+        self.vgic.set_line(idx, VTIMER_INTID, virt);
+        self.vgic.set_line(idx, PTIMER_INTID, physical);
+        self.vgic.set_line(idx, UART_INTID, self.uart.line());
+    }
+
+    /// Whether a vCPU that sleeps has something to wake for.
+    pub fn can_wake<H: Host + ?Sized>(&mut self, host: &H, idx: usize) -> bool {
+        self.update_lines(idx, host.now());
+        self.vgic.pending_for(idx)
+    }
+
+    /// Whether the guest will take a byte of serial input now.
+    #[must_use]
+    pub fn can_receive(&self) -> bool {
+        self.uart.can_receive()
+    }
+
+    /// Serial input; ask [`Vm::can_receive`] first.
+    pub fn receive(&mut self, byte: u8) {
+        self.uart.receive(byte);
+    }
+}
+
+fn load_reset<P: RunPage>(page: &P, start: Start) {
+    let registers = run::CTX_SYSREGS.saturating_add(run::SYSREGS.len());
+    for word in run::CTX..registers {
+        page.write(word, 0);
+    }
+    page.write(run::CTX, start.context);
+    page.write(run::CTX_PC, start.entry);
+    page.write(run::CTX_PSTATE, PSTATE_RESET);
+    let sctlr = run::SYSREGS.iter().position(|name| *name == "SCTLR_EL1").unwrap_or(0);
+    page.write(run::CTX_SYSREGS.saturating_add(sctlr), SCTLR_RESET);
+}
