@@ -65,7 +65,7 @@ impl<M: Machine> Hyp<M> {
         }
         let state = PageState::SharedBorrowed;
         mapping.commit(pages.mmu(), pfn, Attrs { rights, state, young: true, device: false });
-        vm.mapped = vm.mapped.saturating_add(1);
+        vm.shared = vm.shared.saturating_add(1);
         Ok(DONE)
     }
 
@@ -95,7 +95,7 @@ impl<M: Machine> Hyp<M> {
         // must be what the host reads.
         pages.machine.clean_to_poc(leaf.pfn);
         owner.commit(pages);
-        vm.mapped = vm.mapped.saturating_sub(1);
+        vm.shared = vm.shared.saturating_sub(1);
         Ok(DONE)
     }
 
@@ -112,7 +112,7 @@ impl<M: Machine> Hyp<M> {
         let state = PageState::SharedBorrowed;
         let attrs = Attrs { rights: Rights::RW, state, young: true, device: true };
         mapping.commit(pages.mmu(), gicv, attrs);
-        vm.mapped = vm.mapped.saturating_add(1);
+        vm.devices = vm.devices.saturating_add(1);
         Ok(DONE)
     }
 
@@ -131,7 +131,7 @@ impl<M: Machine> Hyp<M> {
         }
         let pages = self.pages();
         plan.commit(pages.mmu(), &mut vm.stock.source(pages, None));
-        vm.mapped = vm.mapped.saturating_sub(1);
+        vm.devices = vm.devices.saturating_sub(1);
         Ok(DONE)
     }
 
@@ -147,13 +147,10 @@ impl<M: Machine> Hyp<M> {
         let (mut slot, _held) = self.slot(loaded.handle)?.lock(&mut cpu.locks);
         let vm = slot.vm(loaded.handle)?;
         let pages = self.pages();
-        if more.prot().contains(Prot::X) {
-            match vm.map.leaf(&self.machine, gfn) {
-                // There is no code in a device.
-                Some(leaf) if leaf.attrs.device => return Err(Refusal::Invalid),
-                Some(leaf) => pages.machine.sync_icache(leaf.pfn),
-                None => {}
-            }
+        match vm.map.leaf(&self.machine, gfn) {
+            Some(leaf) if leaf.attrs.device => return Err(Refusal::NotPermitted),
+            Some(leaf) if more.prot().contains(Prot::X) => pages.machine.sync_icache(leaf.pfn),
+            _ => {}
         }
         vm.map.relax(pages.mmu(), gfn, more).map_err(|why| match why {
             RelaxRefusal::OutOfRange => Refusal::OutOfRange,
@@ -243,7 +240,7 @@ impl<M: Machine> Hyp<M> {
         let vm = slot.vm(vm)?;
         let (in_use, given) = (vm.stock.in_use() as u64, vm.stock.given() as u64);
         let tables = in_use.saturating_add(crate::life::ROOT_PAGES);
-        Ok(Ret { x2: given.saturating_sub(in_use), x3: vm.mapped, ..value(tables) })
+        Ok(Ret { x2: given.saturating_sub(in_use), x3: vm.shared, ..value(tables) })
     }
 
     fn span(&self, gfn: Claimed<Gfn>, nr: u64) -> Result<Span, Refusal> {

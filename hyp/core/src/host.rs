@@ -73,6 +73,10 @@ impl HostState {
         }
         let map = HostMap::new(geometry, regime, &pages).ok_or(ConfigError::Ipa)?;
         let mut tables = HostTables { map, pool };
+        let mut devices = config.private_devices.iter().flat_map(|range| range.iter());
+        if devices.any(|pfn| pages.map.contains(pfn)) {
+            return Err(ConfigError::Memory);
+        }
         let private = config.el2_owned.iter().chain(config.private_devices);
         for pfn in private.flat_map(|range| range.iter()) {
             tables.hide(pages, pfn).map_err(|why| match why {

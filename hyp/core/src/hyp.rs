@@ -226,7 +226,8 @@ pub enum ConfigError {
     ListRegisters,
     /// An IPA width that stage 2 cannot have, or roots that are not aligned to it.
     Ipa,
-    /// A page said to be EL2's is not RAM, a pool page is not EL2's, or a range is named twice.
+    /// A page said to be EL2's is not RAM, a device is, a pool page is not EL2's, or a page is named
+    /// twice.
     Memory,
     /// The pool is too small to keep EL2's own memory from the host.
     Pool,

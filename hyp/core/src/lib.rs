@@ -38,4 +38,7 @@ pub mod vcpu;
 pub mod vgic;
 mod vm;
 
+#[cfg(test)]
+mod tests;
+
 pub use hyp::{Config, CpuLocal, Gic, GuestNext, HostAbort, Hyp, Outcome, RawExit};

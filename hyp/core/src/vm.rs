@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! - I1: `loaded` is the number of vCPUs that are away; a VM with one away is neither dying nor freed.
-//! - I2: `mapped` is the number of leaves in `map`.
+//! - I2: `shared` and `devices` count the leaves in `map`.
 //! - I3: while `unflushed` is set, some CPU may still write through a right that was taken away;
 //!   nobody enters this VM before a flush.
 //!
@@ -43,8 +43,10 @@ pub struct Vm {
     pub map: GuestMap,
     /// Its table pages.
     pub stock: Stock,
-    /// How many leaves `map` has.
-    pub mapped: u64,
+    /// Pages of the host's that `map` maps.
+    pub shared: u64,
+    /// Device pages that it maps.
+    pub devices: u64,
     /// Rights were taken away without TLB flush.
     pub unflushed: bool,
     /// Being torn down.
@@ -64,7 +66,8 @@ impl Vm {
         Self {
             map,
             stock: Stock::default(),
-            mapped: 0,
+            shared: 0,
+            devices: 0,
             unflushed: false,
             dying: false,
             vcpus: [const { VcpuSlot::Absent }; MAX_VCPUS],

@@ -1,0 +1,195 @@
+//! The host's own memory: built on touch, never what is not the host's.
+
+use super::*;
+use crate::hyp::ConfigError;
+use Hypercall::Features;
+
+fn tables(w: &mut World) -> u64 {
+    w.call(Features, &[]).x4
+}
+
+#[test]
+fn the_host_reaches_all_that_is_its_own_and_nothing_of_el2() {
+    let mut w = World::new();
+    for n in [EL2 + 64, EL2 + 0x1ff, HOST, EL2 + 0x5ff, SMALL, SMALL + 15] {
+        assert_eq!(w.host_access(n, Access::Fetch), Ok(()), "{n:#x}");
+        assert_eq!(w.host_access(n, Access::Write), Ok(()), "{n:#x}");
+    }
+    for n in (EL2..EL2 + 64).chain([GICH, GICV, GICV + 1]) {
+        for kind in [Access::Read, Access::Write, Access::Fetch] {
+            assert_eq!(w.host_access(n, kind), Err(HostAbort::Inject), "{n:#x}");
+        }
+    }
+}
+
+#[test]
+fn devices_can_be_written_but_not_executed() {
+    let mut w = World::new();
+    for n in [0, 0x9000, GICH - 1, GICH + 1, GICV - 1, GICV + 2, (1 << 28) - 1] {
+        assert_eq!(w.host_access(n, Access::Write), Ok(()), "{n:#x}");
+        let ipa = Ipa::new(n * PAGE_SIZE).unwrap();
+        let fetch = w.machine().access(0, Vmid::HOST, ipa, Access::Fetch);
+        assert!(matches!(fetch, Err(Fault::Permission(_))), "{n:#x}: {fetch:?}");
+    }
+}
+
+#[test]
+fn addresses_beyond_the_host_space_are_an_abort_of_the_host() {
+    let mut w = World::new();
+    for n in [1 << 28, (1 << 36) - 1] {
+        let ipa = Ipa::new(n * PAGE_SIZE).unwrap();
+        assert_eq!(w.hyp.host_abort(&mut w.cpus[0], ipa), HostAbort::Inject, "{n:#x}");
+    }
+}
+
+#[test]
+fn the_largest_block_inside_one_region_is_used() {
+    let mut w = World::new();
+    assert_eq!(tables(&mut w), BOOT_TABLES);
+    // Whole 2 MiB of RAM: a block in the level-2 table that EL2's own memory brought.
+    assert!(w.host_reaches(HOST));
+    assert_eq!(tables(&mut w), BOOT_TABLES);
+    let ipa = Ipa::new((HOST + 511) * PAGE_SIZE).unwrap();
+    assert!(w.machine().access(0, Vmid::HOST, ipa, Access::Read).is_ok(), "one fault for 2 MiB");
+    // The small region needs pages.
+    assert!(w.host_reaches(SMALL));
+    assert_eq!(tables(&mut w), BOOT_TABLES + 1);
+    let next = Ipa::new((SMALL + 1) * PAGE_SIZE).unwrap();
+    let fault = w.machine().access(0, Vmid::HOST, next, Access::Read);
+    assert_eq!(fault, Err(Fault::Translation(3)));
+    // A gigabyte without RAM is one entry of a root.
+    assert!(w.host_reaches(0xc0000));
+    assert_eq!(tables(&mut w), BOOT_TABLES + 1);
+    let far = Ipa::new(0xfffff * PAGE_SIZE).unwrap();
+    assert!(w.machine().access(0, Vmid::HOST, far, Access::Read).is_ok());
+}
+
+#[test]
+fn a_donated_page_leaves_no_stale_translation_and_comes_back_zeroed() {
+    let mut w = World::new();
+    let vm = w.vm();
+    let page = w.page();
+    for cpu in [0, 1] {
+        assert!(w.on(cpu).host_reaches(page));
+    }
+    w.on(0).machine().poke(pfn(page), 7, 0x5ec2e7);
+    w.ok(Hypercall::MemcacheTopup, &[page]);
+    for cpu in [0, 1] {
+        assert!(!w.on(cpu).host_reaches(page), "CPU {cpu}");
+        assert!(w.host_reaches(page + 1), "the rest of the block comes back");
+    }
+    w.on(0).done(Hypercall::VcpuPut, &[]);
+    w.done(Hypercall::StartTeardownVm, &[vm.handle]);
+    assert_eq!(w.ok(Hypercall::ReclaimVmPage, &[vm.handle]), page);
+    assert!(w.machine().is_zero(pfn(page)));
+    assert!(w.machine().is_clean(pfn(page)), "zero for an observer with caches off too");
+    assert!(w.host_reaches(page) && w.is_hosts_own(page));
+}
+
+#[test]
+fn a_second_abort_for_a_mapped_page_is_a_retry() {
+    let mut w = World::new();
+    let ipa = Ipa::new(HOST * PAGE_SIZE).unwrap();
+    for _ in 0..2 {
+        assert_eq!(w.hyp.host_abort(&mut w.cpus[0], ipa), HostAbort::Retry);
+        w.machine().settle();
+    }
+}
+
+/// Whether the host's CPU reaches a page without asking EL2.
+fn mapped(w: &World, n: u64) -> bool {
+    let ipa = Ipa::new(n * PAGE_SIZE).unwrap();
+    w.machine().access(0, Vmid::HOST, ipa, Access::Read).is_ok()
+}
+
+#[test]
+fn when_the_pool_is_empty_device_mappings_make_room_for_a_touch() {
+    // Boot takes 4 tables of the pool. Devices beside the small region take the last one.
+    let mut w = World::with_pool(5);
+    assert!(w.host_reaches(SMALL + 16));
+    assert!(w.host_reaches(0x9000) && w.host_reaches(0xc0000));
+    assert_eq!(tables(&mut w), BOOT_TABLES + 1);
+    assert!(w.host_reaches(TINY), "needs a table: that of the devices");
+    assert_eq!(tables(&mut w), BOOT_TABLES + 1);
+    assert!(!mapped(&w, SMALL + 16));
+    // RAM is never unmapped to make room.
+    assert!(!w.host_reaches(SMALL));
+    assert!(mapped(&w, TINY));
+    // What needs no table is not affected.
+    assert!(w.host_reaches(TINY + 1) && w.host_reaches(HOST) && w.host_reaches(0x9000));
+}
+
+#[test]
+fn device_mappings_make_room_for_a_donation() {
+    let mut w = World::with_pool(5);
+    assert!(w.host_reaches(SMALL + 16));
+    w.vm_of(1);
+    assert_eq!(tables(&mut w), BOOT_TABLES + 1);
+    assert!(!mapped(&w, SMALL + 16));
+}
+
+#[test]
+fn device_mappings_stay_while_there_are_tables() {
+    let mut w = World::with_pool(6);
+    assert!(w.host_reaches(SMALL + 16));
+    w.vm_of(1);
+    assert_eq!(tables(&mut w), BOOT_TABLES + 2);
+    assert!(mapped(&w, SMALL + 16));
+}
+
+#[test]
+fn no_more_room_is_made_than_one_touch_can_need() {
+    let islands = [0x41400, 0x41600, 0x41800, 0x41a00, 0x41c00];
+    let mut w = World::with(8, |c| {
+        c.memmap = MemMap::new([range(EL2, 0x600)].into_iter().chain(islands.map(|n| range(n, 1))))
+            .unwrap();
+    });
+    for island in &islands[..4] {
+        assert!(w.host_reaches(island + 1), "{island:#x}");
+    }
+    assert_eq!(tables(&mut w), BOOT_TABLES + 4);
+    assert!(w.host_reaches(islands[4]));
+    assert_eq!(tables(&mut w), BOOT_TABLES + 2, "three tables came free, one was needed");
+    assert!(mapped(&w, islands[3] + 1));
+    for island in &islands[..3] {
+        assert!(!mapped(&w, island + 1), "{island:#x}");
+    }
+}
+
+#[test]
+fn a_donation_without_table_memory_is_refused() {
+    let mut w = World::with_pool(4);
+    let handle = w.ok(Hypercall::ReserveVm, &[]);
+    w.refuse(Refusal::NoMemory, Hypercall::InitVm, &[handle, 1, HOST, 0]);
+    // In the 2 MiB of EL2's own memory the tables are there.
+    w.done(Hypercall::InitVm, &[handle, 1, EL2 + 64, 0]);
+}
+
+#[test]
+fn a_configuration_that_contradicts_itself_is_refused() {
+    let (pool, owned) = ([range(EL2 + 8, 32)], [range(EL2, 64)]);
+    let good = config(&pool, &owned);
+    let refused = |config: Config<'_>| {
+        Hyp::new(FakeMachine::new(&memmap(), 1), config).map(|_| ()).unwrap_err()
+    };
+    let with = || good.clone();
+    assert_eq!(refused(Config { nr_lrs: 17, ..with() }), ConfigError::ListRegisters);
+    assert_eq!(refused(Config { guest_ipa_bits: 31, ..with() }), ConfigError::Ipa);
+    assert_eq!(refused(Config { guest_ipa_bits: 41, ..with() }), ConfigError::Ipa);
+    assert_eq!(refused(Config { host_ipa_bits: 49, ..with() }), ConfigError::Ipa);
+    let odd = TablePfn::new(pfn(EL2 + 1));
+    assert_eq!(refused(Config { host_root: odd, ..with() }), ConfigError::Ipa);
+    for pool in [&[range(HOST, 32)][..], &[range(EL2 + 8, 32), range(EL2 + 39, 1)]] {
+        assert_eq!(refused(Config { pool, ..with() }), ConfigError::Memory);
+    }
+    for el2_owned in
+        [&[range(EL2, 64), range(SMALL + 15, 2)][..], &[range(EL2, 64), range(EL2 + 63, 1)]]
+    {
+        assert_eq!(refused(Config { el2_owned, ..with() }), ConfigError::Memory);
+    }
+    for private_devices in [&[range(GICV, 1), range(GICV, 1)][..], &[range(HOST, 1)]] {
+        assert_eq!(refused(Config { private_devices, ..with() }), ConfigError::Memory);
+    }
+    let pool = &[range(EL2 + 8, 3)];
+    assert_eq!(refused(Config { pool, ..with() }), ConfigError::Pool);
+}
