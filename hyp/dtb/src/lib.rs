@@ -11,6 +11,14 @@
 //! - I2: every address handed out is a CPU address (translated through `ranges`) and
 //!   `base + size` does not wrap.
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(
+    test,
+    expect(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        reason = "an overflow in a test fails it, which is what it is for; its trees are small"
+    )
+)]
 
 pub mod check;
 pub mod devices;
@@ -52,3 +60,8 @@ impl<'a> Dtb<'a> {
         self.bytes
     }
 }
+
+#[cfg(test)]
+mod mutants;
+#[cfg(test)]
+mod tests;

@@ -96,9 +96,11 @@ impl<'a> At<'_, '_, 'a> {
 
     /// All strings of a property; a piece that is not UTF-8 is left out.
     pub(crate) fn strings(&self, name: &str) -> impl Iterator<Item = &'a str> + use<'a> {
-        let value = self.bytes(name).unwrap_or_default();
-        let value = value.strip_suffix(&[0]).unwrap_or(value);
-        value.split(|b| *b == 0).filter_map(|s| core::str::from_utf8(s).ok())
+        let pieces = self.bytes(name).into_iter().flat_map(|value| {
+            let value = value.strip_suffix(&[0]).unwrap_or(value);
+            value.split(|b| *b == 0)
+        });
+        pieces.filter_map(|s| core::str::from_utf8(s).ok())
     }
 
     /// A property that is one number of 32 or 64 bits.
