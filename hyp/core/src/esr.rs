@@ -424,3 +424,282 @@ impl Access {
         if self.wide { extended } else { extended & 0xffff_ffff }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sysreg::{CNTP_CTL_EL0, ICC_SGI1R_EL1};
+
+    fn esr(class: u8, iss: u64) -> Esr {
+        Esr::new((u64::from(class) << 26) | (1 << 25) | iss)
+    }
+
+    #[test]
+    fn every_class_has_its_meaning_and_only_its_own() {
+        for class in 0..64 {
+            let expected = match class {
+                0x00 => Syndrome::Unknown,
+                0x01 => Syndrome::Wfx(Wfx::Wfi),
+                0x03 | 0x04 | 0x05 | 0x06 | 0x08 | 0x0c => Syndrome::Cp32,
+                0x07 => Syndrome::Fp,
+                0x09 => Syndrome::PointerAuth,
+                0x0e => Syndrome::IllegalState,
+                0x12 | 0x13 => Syndrome::Call32,
+                0x16 => Syndrome::Hvc(0),
+                0x17 => Syndrome::Smc(0),
+                0x18 => {
+                    let enc = Enc::new(0, 0, 0, 0, 0);
+                    Syndrome::Sysreg(SysregAccess { enc, rt: 0, read: false })
+                }
+                0x19 | 0x1d => Syndrome::Vector,
+                0x20 => Syndrome::InstructionAbort(Abort::decode(0)),
+                0x24 => Syndrome::DataAbort(DataAbort::decode(0)),
+                0x2f => Syndrome::SError,
+                0x21 | 0x25 | 0x31 | 0x33 | 0x35 => Syndrome::FromEl2(class),
+                _ => Syndrome::Other(class),
+            };
+            assert_eq!(esr(class, 0).decode(), expected, "{class:#x}");
+        }
+        // ISS2 above bit 32 belongs to no class.
+        assert_eq!(Esr::new(0xff << 32).class(), 0);
+        assert_eq!(Esr::new(u64::MAX).class(), 0x3f);
+        assert_eq!(Esr::new(u64::MAX).iss(), 0x1ff_ffff);
+    }
+
+    #[test]
+    fn calls_carry_sixteen_bits_and_waits_two() {
+        assert_eq!(esr(0x16, 0x1ff_0000).decode(), Syndrome::Hvc(0));
+        assert_eq!(esr(0x16, 0x1ff_ffff).decode(), Syndrome::Hvc(0xffff));
+        assert_eq!(esr(0x17, 0x1234).decode(), Syndrome::Smc(0x1234));
+        for (ti, wfx) in [Wfx::Wfi, Wfx::Wfe, Wfx::Wfit, Wfx::Wfet].into_iter().enumerate() {
+            assert_eq!(esr(0x01, 0x1e0_0000 | ti as u64).decode(), Syndrome::Wfx(wfx));
+        }
+    }
+
+    #[test]
+    fn real_sysreg_syndromes_name_the_register() {
+        // mrs x7, cntp_ctl_el0 and msr icc_sgi1r_el1, xzr, as a CPU reports them.
+        let read = SysregAccess { enc: CNTP_CTL_EL0, rt: 7, read: true };
+        assert_eq!(Esr::new(0x6232_f8e5).decode(), Syndrome::Sysreg(read));
+        let write = SysregAccess { enc: ICC_SGI1R_EL1, rt: 31, read: false };
+        assert_eq!(Esr::new(0x623a_33f6).decode(), Syndrome::Sysreg(write));
+    }
+
+    #[test]
+    fn every_status_code_decodes() {
+        for code in 0..64_u8 {
+            let level = (code & 3).cast_signed();
+            let expected = match code {
+                0x00..=0x03 => Fault::AddressSize(level),
+                0x04..=0x07 => Fault::Translation(level),
+                0x08..=0x0b => Fault::AccessFlag(level),
+                0x0c..=0x0f => Fault::Permission(level),
+                0x10 => Fault::External,
+                0x11 => Fault::TagCheck,
+                0x13 => Fault::ExternalOnWalk(-1),
+                0x14..=0x17 => Fault::ExternalOnWalk(level),
+                0x18 => Fault::Parity,
+                0x1b => Fault::ParityOnWalk(-1),
+                0x1c..=0x1f => Fault::ParityOnWalk(level),
+                0x21 => Fault::Alignment,
+                0x29 => Fault::AddressSize(-1),
+                0x2b => Fault::Translation(-1),
+                0x30 => Fault::TlbConflict,
+                0x31 => Fault::UnsupportedUpdate,
+                0x34 => Fault::Lockdown,
+                0x35 => Fault::UnsupportedExclusive,
+                _ => Fault::Other(code),
+            };
+            assert_eq!(Fault::decode(code), expected, "{code:#x}");
+            assert_eq!(Fault::decode(code | 0xc0), expected);
+            assert_eq!(expected.is_translation_kind(), matches!(code, 4..=15 | 0x2b), "{code:#x}");
+        }
+    }
+
+    /// The data abort of `ldrsh w3, [x1]`, or of what else `iss` says.
+    fn data_abort(iss: u64) -> DataAbort {
+        match esr(ec::DATA_ABORT_LOWER, iss).decode() {
+            Syndrome::DataAbort(abort) => abort,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    const ISV: u64 = 1 << 24;
+    const DFSC_TRANSLATION_3: u64 = 0x07;
+
+    #[test]
+    fn a_described_access_is_taken_apart() {
+        let base = ISV | DFSC_TRANSLATION_3;
+        let access = |iss| data_abort(base | iss).access.unwrap();
+        let none = Access { size_log2: 0, sign_extend: false, rt: 0, wide: false, ordered: false };
+        assert_eq!(access(0), none);
+        assert_eq!(access(1 << 22), Access { size_log2: 1, ..none });
+        assert_eq!(access(3 << 22), Access { size_log2: 3, ..none });
+        assert_eq!(access(1 << 21), Access { sign_extend: true, ..none });
+        assert_eq!(access(31 << 16), Access { rt: 31, ..none });
+        assert_eq!(access(1 << 16), Access { rt: 1, ..none });
+        assert_eq!(access(1 << 15), Access { wide: true, ..none });
+        assert_eq!(access(1 << 14), Access { ordered: true, ..none });
+        let ldrsh = data_abort(base | (1 << 22) | (1 << 21) | (3 << 16));
+        assert_eq!(ldrsh.abort.fault, Fault::Translation(3));
+        assert!(!ldrsh.is_write() && !ldrsh.cache_op && ldrsh.abort.far_valid);
+    }
+
+    #[test]
+    fn nothing_is_described_but_a_plain_stage_2_fault() {
+        for code in 0..64 {
+            let described = matches!(code, 0..=15 | 0x29 | 0x2b);
+            assert_eq!(data_abort(ISV | code).access.is_some(), described, "{code:#x}");
+            assert_eq!(data_abort(code).access, None);
+        }
+        assert_eq!(data_abort(ISV | DFSC_TRANSLATION_3 | (1 << 7)).access, None); // S1PTW
+        assert_eq!(data_abort(ISV | DFSC_TRANSLATION_3 | (1 << 8)).access, None); // CM
+    }
+
+    #[test]
+    fn abort_flags_are_where_they_belong() {
+        let flags = |iss| {
+            let d = data_abort(DFSC_TRANSLATION_3 | iss);
+            (d.wnr, d.abort.s1ptw, d.cache_op, d.abort.ea, d.abort.far_valid)
+        };
+        assert_eq!(flags(0), (false, false, false, false, true));
+        assert_eq!(flags(1 << 6), (true, false, false, false, true));
+        assert_eq!(flags(1 << 7), (false, true, false, false, true));
+        assert_eq!(flags(1 << 8), (false, false, true, false, true));
+        assert_eq!(flags(1 << 9), (false, false, false, true, true));
+        assert_eq!(flags(1 << 10), (false, false, false, false, false));
+    }
+
+    #[test]
+    fn a_table_walk_writes_only_where_it_lacks_permission() {
+        let (wnr, s1ptw) = (1 << 6, 1 << 7);
+        assert!(data_abort(0x07 | wnr).is_write());
+        assert!(data_abort(0x0f | wnr).is_write());
+        assert!(!data_abort(0x0f).is_write());
+        assert!(!data_abort(0x07 | wnr | s1ptw).is_write());
+        assert!(data_abort(0x0f | s1ptw).is_write());
+        assert!(!data_abort(0x0b | wnr | s1ptw).is_write());
+    }
+
+    #[test]
+    fn hpfar_holds_the_page_for_translation_faults_and_walks_only() {
+        for code in 0..64 {
+            let always = matches!(code, 0..=11 | 0x29 | 0x2b);
+            let walk = always || matches!(code, 12..=15);
+            assert_eq!(data_abort(code).abort.hpfar_valid(), always, "{code:#x}");
+            assert_eq!(data_abort(code | 1 << 7).abort.hpfar_valid(), walk, "{code:#x}");
+        }
+    }
+
+    #[test]
+    fn the_ipa_is_the_page_of_hpfar_and_the_offset_of_far() {
+        let abort = data_abort(DFSC_TRANSLATION_3).abort;
+        assert_eq!(abort.ipa(0x0009_0000, 0xffff_8000_1234_5678), Some(0x0900_0678));
+        assert_eq!(abort.ipa(0xfff_ffff_fff0, 0xfff), Some(0xf_ffff_ffff_ffff));
+        // Bits outside FIPA say nothing about the page.
+        assert_eq!(abort.ipa(0x7000_0000_0000_000f, 0), Some(0));
+        assert_eq!(abort.ipa(HPFAR_INVALID | 0x90000, 0x678), None);
+        // On a walk FAR is the address that was being translated; with FnV it is nothing.
+        let walk = data_abort(DFSC_TRANSLATION_3 | 1 << 7).abort;
+        assert_eq!(walk.ipa(0x90000, 0x678), Some(0x0900_0000));
+        let unknown = data_abort(DFSC_TRANSLATION_3 | 1 << 10).abort;
+        assert_eq!(unknown.ipa(0x90000, 0x678), Some(0x0900_0000));
+    }
+
+    #[test]
+    fn an_address_translation_stands_in_for_hpfar() {
+        // Attributes (63:56), NS and SH (11:7) are no address.
+        let par = 0xff00_0000_0900_0f80;
+        assert_eq!(hpfar_from_par(par), 0x90000);
+        assert_eq!(hpfar_from_par(0xf_ffff_ffff_f000), 0xfff_ffff_fff0);
+        assert_eq!(hpfar_from_par(par | 1), HPFAR_INVALID);
+    }
+
+    #[test]
+    fn loads_are_cut_extended_and_widened_as_the_instruction_says() {
+        let load = |size_log2, sign_extend, wide, value| {
+            Access { size_log2, sign_extend, rt: 0, wide, ordered: false }.loaded(value)
+        };
+        let ones = u64::MAX;
+        // (size, value) -> LDR Wt, LDR Xt, LDRS Wt, LDRS Xt
+        let table = [
+            (0, 0x1234_5680, 0x80, 0x80, 0xffff_ff80, 0xffff_ffff_ffff_ff80),
+            (0, 0xff7f, 0x7f, 0x7f, 0x7f, 0x7f),
+            (1, 0x1_8000, 0x8000, 0x8000, 0xffff_8000, 0xffff_ffff_ffff_8000),
+            (1, 0xf_7fff, 0x7fff, 0x7fff, 0x7fff, 0x7fff),
+            (2, 0x1_8000_0000, 0x8000_0000, 0x8000_0000, 0x8000_0000, 0xffff_ffff_8000_0000),
+            (2, 0xf_7fff_ffff, 0x7fff_ffff, 0x7fff_ffff, 0x7fff_ffff, 0x7fff_ffff),
+            (3, ones, 0xffff_ffff, ones, 0xffff_ffff, ones),
+        ];
+        for (size, value, w, x, sw, sx) in table {
+            assert_eq!(load(size, false, false, value), w, "size {size}");
+            assert_eq!(load(size, false, true, value), x, "size {size}");
+            assert_eq!(load(size, true, false, value), sw, "size {size}");
+            assert_eq!(load(size, true, true, value), sx, "size {size}");
+        }
+    }
+
+    #[test]
+    fn stores_hand_over_no_more_than_their_size() {
+        let value = 0x1122_3344_5566_7788;
+        let expected = [0x88, 0x7788, 0x5566_7788, value];
+        for (size_log2, stored) in (0..).zip(expected) {
+            let access = Access { size_log2, sign_extend: true, rt: 0, wide: true, ordered: false };
+            assert_eq!(access.stored(value), stored);
+        }
+    }
+
+    #[test]
+    fn instructions_are_two_or_four_bytes() {
+        assert_eq!(esr(0x18, 0).instruction_bytes(), 4);
+        assert_eq!(Esr::new(0x03 << 26).instruction_bytes(), 2);
+    }
+
+    const AARCH32: u64 = 0x10;
+    const CV: u64 = 1 << 24;
+
+    #[test]
+    fn every_condition_is_decided_by_every_set_of_flags() {
+        for flags in 0..16_u64 {
+            let [v, c, z, n] = [0, 1, 2, 3].map(|bit| flags & (1 << bit) != 0);
+            let pass = [
+                z,
+                !z,
+                c,
+                !c,
+                n,
+                !n,
+                v,
+                !v,
+                c && !z,
+                !(c && !z),
+                n == v,
+                n != v,
+                n == v && !z,
+                !(n == v && !z),
+                true,
+                true,
+            ];
+            for (cond, pass) in (0_u64..).zip(pass) {
+                let trap = esr(0x03, CV | (cond << 20));
+                let spsr = AARCH32 | (flags << 28);
+                assert_eq!(trap.condition_passed(spsr), pass, "cond {cond} flags {flags:04b}");
+                // AArch64 has no conditional instructions that trap, and these no condition.
+                assert!(trap.condition_passed(flags << 28));
+                assert!(esr(0x24, CV | (cond << 20)).condition_passed(spsr));
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_condition_the_it_block_decides() {
+        let trap = esr(0x03, 0);
+        let it = |it: u64| AARCH32 | ((it >> 2) << 10) | ((it & 3) << 25);
+        let z = 1 << 30;
+        assert!(trap.condition_passed(AARCH32)); // outside a block
+        assert!(!trap.condition_passed(it(0x08))); // ITT EQ, last: needs Z
+        assert!(trap.condition_passed(it(0x08) | z));
+        assert!(trap.condition_passed(it(0x11))); // NE
+        assert!(!trap.condition_passed(it(0x12) | z));
+    }
+}

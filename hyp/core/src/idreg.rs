@@ -240,3 +240,166 @@ const fn pa_range(ipa_bits: u8) -> u64 {
         _ => 5,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VIEW: GuestView = GuestView { ipa_bits: 40, gic_v3: true, aarch32_el0: true };
+    const ONES: u64 = u64::MAX;
+
+    /// Every field of a register at its largest: what a CPU with everything would show. Signed
+    /// fields need 7 for that, not 15.
+    fn full(enc: Enc) -> u64 {
+        VIEW.id_register(enc, 0x7777_7777_7777_7777)
+    }
+
+    #[test]
+    fn each_register_shows_no_more_than_its_caps() {
+        let table = [
+            (r::ID_AA64PFR0_EL1, 0x1101_0000_0111_0012),
+            (r::ID_AA64PFR1_EL1, 0x0000_0001_0000_0021),
+            (r::ID_AA64DFR0_EL1, 0x0000_0000_0010_1006),
+            (r::ID_AA64ISAR0_EL1, 0x1221_1111_1021_2120),
+            (r::ID_AA64ISAR1_EL1, 0x0011_1111_0031_1002),
+            (r::ID_AA64ISAR2_EL1, 0x0011_0000_1010_0010),
+            (r::ID_AA64MMFR0_EL1, 0x0000_0000_0011_0122),
+            (r::ID_AA64MMFR1_EL1, 0x1001_1030_0030_2002),
+            (r::ID_AA64MMFR2_EL1, 0x1021_0011_1011_0111),
+            (r::ID_PFR0_EL1, 0x0101_1231),
+            (r::ID_PFR1_EL1, 0x1001_0001),
+            (r::ID_PFR2_EL1, 0x0000_0011),
+            (r::ID_DFR0_EL1, 6),
+        ];
+        for (enc, shown) in table {
+            assert_eq!(full(enc), shown, "{enc:?}");
+        }
+    }
+
+    #[test]
+    fn a_cpu_that_has_nothing_shows_only_what_is_fixed() {
+        for enc in ID_REGISTERS {
+            let expected = match enc {
+                r::ID_AA64PFR0_EL1 => (1 << 24) | 0x10,
+                r::ID_PFR1_EL1 => 1 << 28,
+                r::ID_AA64DFR0_EL1 => 0x0010_1006,
+                r::ID_DFR0_EL1 => 6,
+                _ => 0,
+            };
+            assert_eq!(VIEW.id_register(enc, 0), expected, "{enc:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_fpu_or_granule_is_shown_as_missing() {
+        // 0xf means "not implemented" in these, which is less than 0.
+        let pfr0 = |fp: u64| VIEW.id_register(r::ID_AA64PFR0_EL1, fp << 16) >> 16 & 0xff;
+        assert_eq!(pfr0(0xff), 0xff);
+        assert_eq!(pfr0(0x00), 0x00);
+        assert_eq!(pfr0(0x11), 0x11);
+        assert_eq!(pfr0(0x22), 0x11);
+        let granules = |raw: u64| VIEW.id_register(r::ID_AA64MMFR0_EL1, raw << 20) >> 20;
+        assert_eq!(granules(0xff0), 0xff0);
+        assert_eq!(granules(0x112), 0x001); // 52 bits are not shown
+        assert_eq!(granules(0x001), 0x001);
+    }
+
+    #[test]
+    fn a_cortex_a72_is_shown_as_it_is_but_for_what_a_guest_has_not() {
+        let a72 = |enc, raw| VIEW.id_register(enc, raw);
+        // EL3, EL2 and AArch32 at EL1 go; the GIC's interface comes from the guest's GIC.
+        assert_eq!(a72(r::ID_AA64PFR0_EL1, 0x0000_2222), 0x0100_0012);
+        assert_eq!(a72(r::ID_AA64DFR0_EL1, 0x1030_5106), 0x0010_1006);
+        assert_eq!(a72(r::ID_AA64ISAR0_EL1, 0x0001_1120), 0x0001_1120);
+        assert_eq!(a72(r::ID_AA64MMFR0_EL1, 0x0000_1124), 0x0000_0122);
+        assert_eq!(a72(r::ID_AA64MMFR1_EL1, 0), 0);
+    }
+
+    #[test]
+    fn the_guests_gic_decides_the_gic_field() {
+        let v2 = GuestView { gic_v3: false, ..VIEW };
+        for raw in [0, 1 << 24, 3 << 24] {
+            assert_eq!(VIEW.id_register(r::ID_AA64PFR0_EL1, raw), 0x0100_0010);
+            assert_eq!(v2.id_register(r::ID_AA64PFR0_EL1, raw), 0x10);
+        }
+        assert_eq!(VIEW.id_register(r::ID_PFR1_EL1, ONES) >> 28, 1);
+        assert_eq!(v2.id_register(r::ID_PFR1_EL1, ONES) >> 28, 0);
+    }
+
+    #[test]
+    fn physical_addresses_do_not_exceed_the_ipa_space_nor_the_cpu() {
+        let shown = |ipa_bits, raw| {
+            GuestView { ipa_bits, ..VIEW }.id_register(r::ID_AA64MMFR0_EL1, raw) & 0xf
+        };
+        let widths = [32, 36, 40, 42, 44, 48];
+        for bits in 32..=48_u8 {
+            let widest = widths.iter().filter(|w| **w <= bits).count() as u64 - 1;
+            assert_eq!(shown(bits, 6), widest, "{bits} bits");
+            for raw in 0..=6 {
+                assert_eq!(shown(bits, raw), raw.min(widest), "{bits} bits, CPU {raw}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_aarch32_its_registers_read_as_zero() {
+        let view = GuestView { aarch32_el0: false, ..VIEW };
+        for enc in ID_REGISTERS {
+            let (_, _, _, crm, _) = enc.parts();
+            if (1..=3).contains(&crm) {
+                assert_eq!(view.id_register(enc, ONES), 0, "{enc:?}");
+            } else {
+                assert_eq!(view.id_register(enc, ONES), VIEW.id_register(enc, ONES), "{enc:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn aarch32_instruction_and_memory_features_are_the_cpus_own() {
+        for enc in [
+            r::ID_MMFR0_EL1,
+            r::ID_MMFR1_EL1,
+            r::ID_MMFR2_EL1,
+            r::ID_MMFR3_EL1,
+            r::ID_MMFR4_EL1,
+            r::ID_ISAR0_EL1,
+            r::ID_ISAR1_EL1,
+            r::ID_ISAR2_EL1,
+            r::ID_ISAR3_EL1,
+            r::ID_ISAR4_EL1,
+            r::ID_ISAR5_EL1,
+            r::ID_ISAR6_EL1,
+            r::MVFR0_EL1,
+            r::MVFR1_EL1,
+            r::MVFR2_EL1,
+            r::REVIDR_EL1,
+        ] {
+            assert_eq!(VIEW.id_register(enc, 0x1234_5678), 0x1234_5678, "{enc:?}");
+        }
+    }
+
+    #[test]
+    fn a_register_that_is_not_listed_reads_as_zero() {
+        let unlisted = [
+            Enc::new(3, 0, 0, 4, 4), // ID_AA64ZFR0_EL1
+            Enc::new(3, 0, 0, 4, 5), // ID_AA64SMFR0_EL1
+            Enc::new(3, 0, 0, 5, 1), // ID_AA64DFR1_EL1
+            Enc::new(3, 0, 0, 5, 4), // ID_AA64AFR0_EL1
+            Enc::new(3, 0, 0, 6, 3), // ID_AA64ISAR3_EL1
+            Enc::new(3, 0, 0, 7, 3), // ID_AA64MMFR3_EL1
+            Enc::new(3, 0, 0, 3, 3), // reserved
+            r::AIDR_EL1,
+        ];
+        for enc in unlisted {
+            assert_eq!(VIEW.id_register(enc, ONES), 0, "{enc:?}");
+            assert!(!ID_REGISTERS.contains(&enc));
+        }
+    }
+
+    #[test]
+    fn the_list_of_registers_to_read_is_the_table_without_doubles() {
+        let distinct: std::collections::BTreeSet<_> = ID_REGISTERS.into_iter().collect();
+        assert_eq!(distinct.len(), TABLE.len());
+        assert!(TABLE.iter().all(|(enc, _)| distinct.contains(enc)));
+    }
+}

@@ -241,3 +241,155 @@ const fn entry_pstate(before: &Before) -> u64 {
     }
     new
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VBAR: u64 = 0xffff_8000_0801_0800;
+    const PC: u64 = 0xffff_8000_0012_3450;
+    const EL0_32: u64 = 0x10;
+
+    fn before(pstate: u64) -> Before {
+        Before { pc: PC, pstate, vbar: VBAR, sctlr: 0, features: Features::default() }
+    }
+
+    #[test]
+    fn the_vector_is_chosen_by_where_the_exception_comes_from() {
+        let offsets = [
+            (pstate::EL1T, 0x000),
+            (pstate::EL1H, 0x200),
+            (pstate::EL0T, 0x400),
+            (EL0_32, 0x600),
+            (EL0_32 | pstate::T, 0x600),
+            // A system mode of AArch32 cannot be; whatever it were, it is a lower level.
+            (0x1f, 0x600),
+        ];
+        for (from, offset) in offsets {
+            let entry = take(&before(from), Cause::Undefined);
+            assert_eq!(entry.pc, VBAR + offset, "{from:#x}");
+            assert_eq!((entry.elr, entry.spsr), (PC, from));
+        }
+        // VBAR[10:0] are RES0, whatever was written there.
+        let odd = Before { vbar: VBAR | 0x7ff, ..before(pstate::EL1H) };
+        assert_eq!(take(&odd, Cause::Undefined).pc, VBAR + 0x200);
+    }
+
+    #[test]
+    fn undefined_has_no_syndrome_and_no_address() {
+        for from in [pstate::EL1T, pstate::EL1H, pstate::EL0T, EL0_32] {
+            let entry = take(&before(from), Cause::Undefined);
+            assert_eq!((entry.esr, entry.far), (0x0200_0000, None));
+        }
+    }
+
+    #[test]
+    fn an_external_abort_says_from_which_level_what_and_where() {
+        let far = 0x0900_0018;
+        let data = |write, walk_level| Cause::DataAbort { far, write, walk_level };
+        let fetch = |walk_level| Cause::InstructionAbort { far, walk_level };
+        let table = [
+            (data(false, None), 0x9600_0010, 0x9200_0010),
+            (data(true, None), 0x9600_0050, 0x9200_0050),
+            (data(false, Some(0)), 0x9600_0014, 0x9200_0014),
+            (data(true, Some(3)), 0x9600_0057, 0x9200_0057),
+            (fetch(None), 0x8600_0010, 0x8200_0010),
+            (fetch(Some(1)), 0x8600_0015, 0x8200_0015),
+        ];
+        for (cause, same, lower) in table {
+            for (from, esr) in
+                [(pstate::EL1T, same), (pstate::EL1H, same), (pstate::EL0T, lower), (EL0_32, lower)]
+            {
+                let entry = take(&before(from), cause);
+                assert_eq!((entry.esr, entry.far), (esr, Some(far)), "{cause:?} {from:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_host_access_is_its_own_abort_marked_s1ptw() {
+        let refused = |esr| Cause::Refused { esr: Esr::new(esr), far: 0x1234 };
+        // str w1, [x0]: permission fault, level 3, described; EL1 has no use for the description.
+        let esr = 0x9381_004f;
+        let entry = take(&before(pstate::EL1H), refused(esr));
+        assert_eq!((entry.esr, entry.far), (0x9600_00cf, Some(0x1234)));
+        assert_eq!(take(&before(pstate::EL0T), refused(esr)).esr, 0x9200_00cf);
+        let fetch = take(&before(pstate::EL1H), refused(0x8200_0007));
+        assert_eq!((fetch.esr, fetch.far), (0x8600_0087, Some(0x1234)));
+        // CM, EA and WnR stay; with FnV there is no address.
+        let unknown = take(&before(pstate::EL1H), refused(0x9200_0750));
+        assert_eq!((unknown.esr, unknown.far), (0x9600_07d0, None));
+    }
+
+    #[test]
+    fn everything_is_masked_and_only_flags_and_dit_survive() {
+        let masked = pstate::DAIF | pstate::EL1H;
+        let new = |old| take(&before(old), Cause::Undefined).pstate;
+        assert_eq!(new(pstate::EL0T), masked);
+        assert_eq!(new(u64::MAX), masked | pstate::NZCV | pstate::DIT);
+        for bit in 0..64 {
+            let kept = matches!(bit, 24 | 28..=31);
+            let expected = if kept { masked | 1 << bit } else { masked };
+            assert_eq!(new(1 << bit), expected, "bit {bit}");
+        }
+    }
+
+    fn entered(old: u64, sctlr: u64, features: Features) -> u64 {
+        let before = Before { sctlr, features, ..before(old) };
+        take(&before, Cause::Undefined).pstate & !(pstate::DAIF | pstate::EL1H)
+    }
+
+    #[test]
+    fn pan_is_set_unless_span_says_to_leave_it() {
+        let pan = Features { pan: true, ..Features::default() };
+        assert_eq!(entered(0, 0, pan), pstate::PAN);
+        assert_eq!(entered(0, sctlr::SPAN, pan), 0);
+        assert_eq!(entered(pstate::PAN, sctlr::SPAN, pan), pstate::PAN);
+        assert_eq!(entered(pstate::PAN, 0, pan), pstate::PAN);
+        assert_eq!(entered(pstate::PAN, 0, Features::default()), 0);
+    }
+
+    #[test]
+    fn other_extensions_set_their_bits_where_they_exist() {
+        let none = Features::default();
+        let ssbs = Features { ssbs: true, ..none };
+        assert_eq!(entered(pstate::SSBS, 0, ssbs), 0);
+        assert_eq!(entered(0, sctlr::DSSBS, ssbs), pstate::SSBS);
+        assert_eq!(entered(0, sctlr::DSSBS, none), 0);
+        let mte = Features { mte: true, ..none };
+        assert_eq!(entered(0, 0, mte), pstate::TCO);
+        let nmi = Features { nmi: true, ..none };
+        assert_eq!(entered(0, 0, nmi), pstate::ALLINT);
+        assert_eq!(entered(pstate::ALLINT, sctlr::SPINTMASK, nmi), 0);
+    }
+
+    #[test]
+    fn features_are_read_from_their_fields() {
+        let none = Features::default();
+        assert_eq!(Features::from_id(0, 0), none);
+        assert_eq!(Features::from_id(0, 1 << 20), Features { pan: true, ..none });
+        assert_eq!(Features::from_id(2 << 4, 0), Features { ssbs: true, ..none });
+        assert_eq!(Features::from_id(1 << 8, 0), Features { mte: true, ..none });
+        assert_eq!(Features::from_id(1 << 36, 0), Features { nmi: true, ..none });
+        let others = !((0xf << 4) | (0xf << 8) | (0xf << 36));
+        assert_eq!(Features::from_id(others, !(0xf << 20)), none);
+    }
+
+    #[test]
+    fn an_emulated_instruction_is_skipped_with_its_step_and_branch_state() {
+        let spsr = pstate::EL1H | pstate::NZCV | pstate::IL;
+        assert_eq!(skip(PC, spsr | pstate::SS | pstate::BTYPE, 4), (PC + 4, spsr));
+        assert_eq!(skip(u64::MAX - 3, 0, 4), (0, 0));
+    }
+
+    #[test]
+    fn skipping_in_aarch32_stays_in_32_bits_and_advances_the_it_block() {
+        let it = |it: u64| EL0_32 | pstate::T | ((it >> 2) << 10) | ((it & 3) << 25);
+        assert_eq!(skip(0xffff_fffe, it(0), 2), (0, it(0)));
+        assert_eq!(skip(0x1000, EL0_32, 4), (0x1004, EL0_32));
+        // ITTE EQ: 0b0000_0110 -> 0b0000_1100 -> 0b0000_1000 -> outside.
+        for (now, next) in [(0x06, 0x0c), (0x0c, 0x18), (0x18, 0), (0xe8, 0), (0xe4, 0xe8)] {
+            assert_eq!(skip(0, it(now), 2).1, it(next), "{now:#x}");
+        }
+    }
+}

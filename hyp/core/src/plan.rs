@@ -8,10 +8,11 @@
 //!   with anything that is occupied.
 //! - I2: its parts lie side by side and fill it.
 
+use hyp_abi::addr::ADDR_BITS;
+use hyp_abi::{PAGE_SIZE, Pfn};
 use hyp_s2::Geometry;
 
 use crate::memmap::{MAX_REGIONS, MapError, MemMap, PageRange};
-use hyp_abi::{PAGE_SIZE, Pfn};
 
 /// Pages of EL2's heap: 4 MiB for 64 VMs of 8 vCPUs.
 pub const HEAP_PAGES: u64 = 1024;
@@ -107,21 +108,25 @@ impl core::fmt::Display for PlanError {
 /// # Errors
 /// [`PlanError::Map`]: nothing is left, too many pieces, or RAM regions overlap.
 pub fn memory_map(ram: &[(u64, u64)], no_map: &[(u64, u64)]) -> Result<MemMap, PlanError> {
+    // Cut at the end of the address space first: a hole that seems to wrap is a hole to the end.
+    let hole = |&(base, size): &(u64, u64)| {
+        PageRange::outward(base, size.min((1_u64 << ADDR_BITS).saturating_sub(base)))
+    };
     let mut pieces = [None; MAX_REGIONS];
     let mut used = 0_usize;
     for &(base, size) in ram {
         let Some(mut rest) = PageRange::inward(base, size) else { continue };
         // Cuts off the piece below the lowest hole of what is left, until no hole is left.
         loop {
-            let holes = no_map.iter().filter_map(|&(b, s)| PageRange::outward(b, s));
-            let hole = holes.filter(|h| h.overlaps(rest)).min_by_key(|h| h.start());
-            let below = hole.map_or(Some(rest), |h| between(rest.start(), h.start()));
+            let holes = no_map.iter().filter_map(hole);
+            let lowest = holes.filter(|h| h.overlaps(rest)).min_by_key(|h| h.start());
+            let below = lowest.map_or(Some(rest), |h| between(rest.start(), h.start()));
             if let Some(piece) = below {
                 let slot = pieces.get_mut(used).ok_or(PlanError::Map(MapError::TooMany))?;
                 *slot = Some(piece);
                 used = used.saturating_add(1);
             }
-            match hole.and_then(|h| between(h.end(), rest.end())) {
+            match lowest.and_then(|h| between(h.end(), rest.end())) {
                 Some(above) => rest = above,
                 None => break,
             }
@@ -235,4 +240,315 @@ fn between(start: u64, end: u64) -> Option<PageRange> {
 fn split(range: PageRange, pages: u64) -> Option<(PageRange, PageRange)> {
     let middle = range.start().checked_add(pages)?;
     Some((between(range.start(), middle)?, between(middle, range.end())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const GIB_BYTES: u64 = 1 << 30;
+    const RAM: u64 = 0x4000_0000;
+
+    fn bytes(base: u64, size: u64) -> PageRange {
+        PageRange::outward(base, size).unwrap()
+    }
+
+    fn forty() -> Geometry {
+        Geometry::new(40).unwrap()
+    }
+
+    /// What QEMU leaves in RAM of a `virt` machine, with an initrd of 3 MiB.
+    fn qemu(size: u64) -> Occupied<'static> {
+        let initrd = RAM + (size / 2).min(128 * MIB);
+        Occupied {
+            image: bytes(RAM + 2 * MIB, 2 * MIB),
+            payload: bytes(RAM + 4 * MIB, 3 * MIB),
+            dtb: bytes(initrd + 4 * MIB, MIB),
+            initrd: Some(bytes(initrd, 3 * MIB)),
+            reserved: &[],
+        }
+    }
+
+    /// What a Pi's firmware leaves, with its boot stub and a hole for the GPU reserved.
+    fn pi() -> Occupied<'static> {
+        static RESERVED: std::sync::LazyLock<[PageRange; 2]> =
+            std::sync::LazyLock::new(|| [bytes(0, 4096), bytes(0x3ec0_0000, 0x10_0000)]);
+        Occupied {
+            image: bytes(2 * MIB, 2 * MIB),
+            payload: bytes(4 * MIB, 3 * MIB),
+            dtb: bytes(0x2eff_4000, 0xc000),
+            initrd: Some(bytes(0x2e00_0000, 0x12_3456)),
+            reserved: &*RESERVED,
+        }
+    }
+
+    /// I1 and I2, and that each part is as large as it must be.
+    fn assert_sound(plan: &Plan, ram: &MemMap, occupied: &Occupied<'_>, host: Geometry) {
+        let all = plan.carve_out;
+        assert!(all.start() % BLOCK == 0 && all.end() % BLOCK == 0);
+        assert!(ram.regions().any(|r| r.start() <= all.start() && all.end() <= r.end()));
+        for (item, range) in occupied.items() {
+            assert!(!range.overlaps(all), "{item:?}");
+        }
+        assert!(occupied.reserved.iter().all(|r| !r.overlaps(all)));
+        let parts = [plan.host_root, plan.el2_tables, plan.meta, plan.heap, plan.pool];
+        let mut at = all.start();
+        for part in parts {
+            assert_eq!(part.start(), at);
+            at = part.end();
+        }
+        assert_eq!(at, all.end());
+        assert_eq!(plan.host_root.pages(), host.root_pages());
+        assert_eq!(plan.host_root.start() % host.root_pages(), 0);
+        assert_eq!(plan.el2_tables.pages(), EL2_TABLE_PAGES);
+        assert_eq!(plan.heap.pages(), HEAP_PAGES);
+        let pages = ram.pages() as u64;
+        assert!(plan.meta.pages() * PAGE_SIZE >= pages * META_BYTES);
+        assert!((plan.meta.pages() - 1) * PAGE_SIZE < pages * META_BYTES);
+        // A level-3 table for each 2 MiB of RAM at the least, and what devices take.
+        assert!(plan.pool.pages() >= pages.div_ceil(BLOCK) + DEVICE_TABLE_PAGES);
+    }
+
+    #[test]
+    fn qemu_machines_of_every_size_have_room_at_their_top() {
+        for size in [128, 256, 512, 1024, 2048, 3072, 4096, 8192].map(|mib| mib * MIB) {
+            let ram = memory_map(&[(RAM, size)], &[]).unwrap();
+            let plan = plan(&ram, &qemu(size), forty()).unwrap();
+            assert_sound(&plan, &ram, &qemu(size), forty());
+            assert_eq!(plan.carve_out.end() << 12, RAM + size);
+        }
+    }
+
+    #[test]
+    fn the_numbers_for_one_gigabyte_are_these() {
+        let ram = memory_map(&[(RAM, GIB_BYTES)], &[]).unwrap();
+        let plan = plan(&ram, &qemu(GIB_BYTES), forty()).unwrap();
+        // 2 + 128 + 512 + 1024 + (512 + 1 + 1 + 64) = 2244 pages, rounded up to 2560: 10 MiB.
+        assert_eq!(plan.carve_out, bytes(0x7f60_0000, 0xa0_0000));
+        assert_eq!(plan.host_root, bytes(0x7f60_0000, 0x2000));
+        assert_eq!(plan.el2_tables, bytes(0x7f60_2000, 0x8_0000));
+        assert_eq!(plan.meta, bytes(0x7f68_2000, 0x20_0000));
+        assert_eq!(plan.heap, bytes(0x7f88_2000, 0x40_0000));
+        assert_eq!(plan.pool, bytes(0x7fc8_2000, 0x37_e000));
+    }
+
+    #[test]
+    fn the_pool_has_a_table_for_every_span_that_ram_touches() {
+        // Two pages on both sides of 2 MiB, 1 GiB and 512 GiB: two tables of each kind; three
+        // pages inside one of each: one.
+        let needs = |base, size| Needs::of(&memory_map(&[(base, size)], &[]).unwrap(), forty());
+        let pool = |base, size| needs(base, size).pool - DEVICE_TABLE_PAGES;
+        assert_eq!(pool(512 * GIB_BYTES - 4096, 8192), 6);
+        assert_eq!(pool(513 * GIB_BYTES - 4096, 8192), 5);
+        assert_eq!(pool(513 * GIB_BYTES - 2 * MIB - 4096, 8192), 4);
+        assert_eq!(pool(0x4000_3000, 3 * 4096), 3);
+        assert_eq!(pool(RAM, 2 * GIB_BYTES), 1024 + 2 + 1);
+        assert_eq!(needs(RAM, 511 * 4096).meta, 1);
+        assert_eq!(needs(RAM, 512 * 4096).meta, 1);
+        assert_eq!(needs(RAM, 513 * 4096).meta, 2);
+    }
+
+    /// RAM of a Pi 4, as its firmware describes it: below the GPU, up to the peripherals, above
+    /// 4 GiB.
+    fn pi_ram(gib: u64) -> Vec<(u64, u64)> {
+        let low = (0, 0x3b40_0000);
+        match gib {
+            1 => vec![low],
+            2 => vec![low, (RAM, RAM)],
+            4 => vec![low, (RAM, 0xbc00_0000)],
+            _ => vec![low, (RAM, 0xbc00_0000), (4 * GIB_BYTES, 4 * GIB_BYTES)],
+        }
+    }
+
+    #[test]
+    fn pis_of_every_size_have_room_in_their_highest_region() {
+        for (gib, top) in [(1, 0x3b40_0000), (2, 0x8000_0000), (4, 0xfc00_0000), (8, 1 << 33)] {
+            let ram = memory_map(&pi_ram(gib), &[]).unwrap();
+            let plan = plan(&ram, &pi(), forty()).unwrap();
+            assert_sound(&plan, &ram, &pi(), forty());
+            assert_eq!(plan.carve_out.end() << 12, top, "{gib} GiB");
+        }
+    }
+
+    #[test]
+    fn whatever_lies_at_the_top_the_carve_out_goes_below_it() {
+        let ram = memory_map(&[(RAM, 64 * MIB)], &[]).unwrap();
+        let free = Occupied { dtb: bytes(RAM, 4096), initrd: None, ..qemu(64 * MIB) };
+        let size = plan(&ram, &free, forty()).unwrap().carve_out.pages() << 12;
+        let top = RAM + 64 * MIB;
+        // Slid down over the last 24 MiB, page by page and of any size: never on top of it.
+        for pages in [1, 511, 512, 513, 2048] {
+            for start in (top - 24 * MIB..top).step_by(0x1000) {
+                let length = (pages << 12).min(top - start);
+                let dtb = bytes(start, length);
+                let occupied = Occupied { dtb, ..free };
+                let found = plan(&ram, &occupied, forty()).unwrap();
+                assert_sound(&found, &ram, &occupied, forty());
+                let above = (start + length).next_multiple_of(2 * MIB) + size <= top;
+                let end = if above { top } else { start & !(2 * MIB - 1) };
+                assert_eq!(found.carve_out.end() << 12, end, "{dtb:?}");
+            }
+            if cfg!(miri) {
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn several_things_in_the_way_are_all_avoided() {
+        let ram = memory_map(&[(RAM, 64 * MIB)], &[]).unwrap();
+        let reserved: Vec<_> =
+            (0..6).map(|i| bytes(RAM + 60 * MIB - i * 7 * MIB, 0x1000)).collect();
+        let occupied = Occupied {
+            dtb: bytes(RAM, 4096),
+            initrd: Some(bytes(RAM + 63 * MIB, MIB)),
+            reserved: &reserved,
+            ..qemu(64 * MIB)
+        };
+        // 6 MiB do not fit between things 7 MiB apart at odd places, but where 2 MiB align they do.
+        let found = plan(&ram, &occupied, forty()).unwrap();
+        assert_sound(&found, &ram, &occupied, forty());
+        assert_eq!(found.carve_out.pages() << 12, 6 * MIB);
+        assert_eq!(found.carve_out.end() << 12, RAM + 60 * MIB);
+    }
+
+    #[test]
+    fn a_region_that_is_full_sends_the_carve_out_to_a_lower_one() {
+        let ram = memory_map(&[(RAM, 64 * MIB), (2 * GIB_BYTES, 8 * MIB)], &[]).unwrap();
+        let full = [bytes(2 * GIB_BYTES + 4 * MIB, 4096)];
+        let base = Occupied { dtb: bytes(RAM, 4096), initrd: None, ..qemu(64 * MIB) };
+        let end = |reserved: &[PageRange]| {
+            let occupied = Occupied { reserved, ..base };
+            plan(&ram, &occupied, forty()).unwrap().carve_out.end() << 12
+        };
+        assert_eq!(end(&[]), 2 * GIB_BYTES + 8 * MIB);
+        assert_eq!(end(&full), RAM + 64 * MIB);
+    }
+
+    #[test]
+    fn without_room_the_refusal_says_how_much_was_wanted() {
+        let tiny = |size| {
+            let ram = memory_map(&[(RAM, size)], &[]).unwrap();
+            let occupied = Occupied { dtb: bytes(RAM, 4096), initrd: None, ..qemu(size) };
+            plan(&ram, &occupied, forty()).map(|p| p.carve_out)
+        };
+        // Image and payload end at 7 MiB; the carve-out of 6 MiB begins at 8 MiB or nowhere.
+        assert_eq!(tiny(14 * MIB), Ok(bytes(RAM + 8 * MIB, 6 * MIB)));
+        let refusal = Err(PlanError::NoRoom { pages: 1536 });
+        assert_eq!(tiny(14 * MIB - 4096), refusal);
+        assert_eq!(tiny(8 * MIB), refusal);
+    }
+
+    #[test]
+    fn everything_must_lie_in_one_region_of_ram() {
+        let ram = memory_map(&[(RAM, 64 * MIB), (RAM + 65 * MIB, 64 * MIB)], &[]).unwrap();
+        let good = Occupied { initrd: None, dtb: bytes(RAM, 4096), ..qemu(64 * MIB) };
+        assert!(plan(&ram, &good, forty()).is_ok());
+        let outside = bytes(RAM + 63 * MIB, 2 * MIB);
+        let cases = [
+            (Occupied { image: outside, ..good }, Item::Image),
+            (Occupied { payload: outside, ..good }, Item::Payload),
+            (Occupied { dtb: outside, ..good }, Item::Dtb),
+            (Occupied { initrd: Some(outside), ..good }, Item::Initrd),
+        ];
+        for (occupied, item) in cases {
+            assert_eq!(plan(&ram, &occupied, forty()), Err(PlanError::NotRam(item)));
+        }
+        let below = Occupied { image: bytes(RAM - 4096, 2 * MIB), ..good };
+        assert_eq!(plan(&ram, &below, forty()), Err(PlanError::NotRam(Item::Image)));
+    }
+
+    #[test]
+    fn no_two_things_may_overlap_by_a_page() {
+        let ram = memory_map(&[(RAM, 128 * MIB)], &[]).unwrap();
+        let at = |mib| bytes(RAM + mib * MIB, 2 * MIB);
+        let apart = [at(2), at(4), at(6), at(8)];
+        let items = [Item::Image, Item::Payload, Item::Dtb, Item::Initrd];
+        let with = |r: [PageRange; 4]| {
+            let [image, payload, dtb, initrd] = r;
+            let occupied = Occupied { image, payload, dtb, initrd: Some(initrd), reserved: &[] };
+            plan(&ram, &occupied, forty()).map(|_| ())
+        };
+        assert_eq!(with(apart), Ok(()));
+        for first in 0..4 {
+            for second in first + 1..4 {
+                // Where the first lies, but for all of it except its last page.
+                let mut ranges = apart;
+                let start = Pfn::new(apart[first].end() - 1).unwrap();
+                ranges[second] = PageRange::of(start, 1).unwrap();
+                let refusal = PlanError::Overlap(items[first], items[second]);
+                assert_eq!(with(ranges), Err(refusal));
+            }
+        }
+    }
+
+    #[test]
+    fn reserved_memory_may_overlap_anything() {
+        let ram = memory_map(&[(RAM, 128 * MIB)], &[]).unwrap();
+        let base = qemu(128 * MIB);
+        let reserved = [base.dtb, base.image, bytes(0, 4096), bytes(RAM + 127 * MIB, 8 * MIB)];
+        let occupied = Occupied { reserved: &reserved, ..base };
+        let found = plan(&ram, &occupied, forty()).unwrap();
+        assert_sound(&found, &ram, &occupied, forty());
+        assert_eq!(found.carve_out.end() << 12, RAM + 126 * MIB);
+    }
+
+    fn regions(map: &MemMap) -> Vec<(u64, u64)> {
+        map.regions().map(|r| (r.start() << 12, r.end() << 12)).collect()
+    }
+
+    #[test]
+    fn holes_that_may_not_be_mapped_are_cut_out_of_ram() {
+        let map = |ram: &[_], holes: &[_]| regions(&memory_map(ram, holes).unwrap());
+        let ram = (0x10_0000, 0x10_0000);
+        assert_eq!(map(&[ram], &[]), [(0x10_0000, 0x20_0000)]);
+        // In the middle, at each end, beyond both, and unaligned: outward.
+        let cut = map(&[ram], &[(0x18_0000, 0x1000)]);
+        assert_eq!(cut, [(0x10_0000, 0x18_0000), (0x18_1000, 0x20_0000)]);
+        assert_eq!(map(&[ram], &[(0x10_0000, 0x1000)]), [(0x10_1000, 0x20_0000)]);
+        assert_eq!(map(&[ram], &[(0x1f_f000, 0x1000)]), [(0x10_0000, 0x1f_f000)]);
+        assert_eq!(map(&[ram], &[(0, 0x10_0001)]), [(0x10_1000, 0x20_0000)]);
+        assert_eq!(map(&[ram], &[(0x1f_ffff, u64::MAX)]), [(0x10_0000, 0x1f_f000)]);
+        assert_eq!(map(&[ram], &[(0, 0x10_0000), (0x20_0000, 0x1000)]), [(0x10_0000, 0x20_0000)]);
+        // Out of order, overlapping each other, and an empty one.
+        let holes = [(0x1c_0000, 0x2000), (0x14_0000, 0x2000), (0x14_1000, 0x3000), (0x16_0000, 0)];
+        let cut = [(0x10_0000, 0x14_0000), (0x14_4000, 0x1c_0000), (0x1c_2000, 0x20_0000)];
+        assert_eq!(map(&[ram], &holes), cut);
+    }
+
+    #[test]
+    fn ram_at_odd_addresses_loses_its_ragged_pages_and_a_region_without_a_whole_one_is_none() {
+        let map = memory_map(&[(0x8000_0123, 0x765_4321), (0x1000, 0xfff), (0, 0)], &[]).unwrap();
+        assert_eq!(regions(&map), [(0x8000_1000, 0x8765_4000)]);
+        let error = |e| Err(PlanError::Map(e));
+        assert_eq!(memory_map(&[(0x1001, 0x1ffe)], &[]), error(MapError::Empty));
+        assert_eq!(memory_map(&[(0x1000, 0x1000)], &[(0x1fff, 1)]), error(MapError::Empty));
+        assert_eq!(memory_map(&[], &[]), error(MapError::Empty));
+        assert_eq!(memory_map(&[(0, 0x2000), (0x1000, 0x1000)], &[]), error(MapError::Overlap));
+    }
+
+    #[test]
+    fn too_many_pieces_are_refused_and_exactly_as_many_as_fit_are_not() {
+        let holes: Vec<_> = (1..=16).map(|i| (i * 0x2000, 0x1000)).collect();
+        let pieces = |n| memory_map(&[(0x1000, 0x10_0000)], &holes[..n]).map(|m| regions(&m).len());
+        assert_eq!(pieces(15), Ok(16));
+        assert_eq!(pieces(16), Err(PlanError::Map(MapError::TooMany)));
+    }
+
+    #[test]
+    fn a_refusal_is_one_line() {
+        let text = |e: PlanError| e.to_string();
+        assert_eq!(text(PlanError::Map(MapError::Empty)), "bad memory map: Empty");
+        assert_eq!(
+            text(PlanError::NotRam(Item::Initrd)),
+            "the Initrd is not inside one region of RAM"
+        );
+        assert_eq!(
+            text(PlanError::Overlap(Item::Dtb, Item::Initrd)),
+            "the Dtb and the Initrd overlap"
+        );
+        let no_room = PlanError::NoRoom { pages: 1536 };
+        assert_eq!(text(no_room), "no 1536 free pages of RAM in one piece");
+    }
 }

@@ -153,3 +153,152 @@ const fn arch_feature(function: u32) -> u64 {
 const fn low32(x: u64) -> u32 {
     (x & 0xffff_ffff) as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Action::{Answer, Forward};
+    use super::*;
+
+    const CPUS: &[u64] = &[0x8000_0000, 0x8000_0101];
+
+    fn smc(args: [u64; 4]) -> Action {
+        host_smc(0, args, CPUS, Conduit::Smc)
+    }
+
+    fn call(function: u32, x1: u64) -> Action {
+        smc([u64::from(function), x1, 2, 3])
+    }
+
+    #[test]
+    fn calls_about_the_whole_system_are_forwarded_with_nothing_else() {
+        for function in [0x8400_0000, 0x8400_0006, 0x8400_0008, 0x8400_0009] {
+            assert_eq!(call(function, 1), Forward([u64::from(function), 0, 0, 0]));
+        }
+    }
+
+    #[test]
+    fn affinity_info_and_reset2_keep_their_arguments_in_their_width() {
+        let args = [0x1_0000_0001, 0x2_0000_0002, 0x3_0000_0003];
+        for function in [0x8400_0004_u64, 0x8400_0012] {
+            let [x1, x2, x3] = args;
+            assert_eq!(smc([function, x1, x2, x3]), Forward([function, 1, 2, 3]));
+            let wide = function | 0x4000_0000;
+            assert_eq!(smc([wide, x1, x2, x3]), Forward([wide, x1, x2, x3]));
+        }
+    }
+
+    #[test]
+    fn nothing_that_starts_or_resumes_a_cpu_is_ever_forwarded() {
+        for low in 0..=0xffff_u64 {
+            for base in [0x8400_0000, 0xc400_0000] {
+                let function = base | low;
+                let forwarded = matches!(smc([function, 0, 0, 0]), Forward(_));
+                let allowed = match low {
+                    0x04 | 0x12 => true,
+                    0x00 | 0x06 | 0x08 | 0x09 => base == 0x8400_0000,
+                    // FEATURES of function 0 is not known.
+                    _ => false,
+                };
+                assert_eq!(forwarded, allowed, "{function:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_running_cpu_is_already_on_and_an_unknown_one_does_not_exist() {
+        for function in [0x8400_0003, 0xc400_0003] {
+            assert_eq!(call(function, 0), Answer(-4_i64 as u64));
+            assert_eq!(call(function, 0x101), Answer(-4_i64 as u64));
+            assert_eq!(call(function, 1), Answer(-2_i64 as u64));
+            // Bits that are no affinity: MPIDR's own bit 31, or bit 24.
+            assert_eq!(call(function, 0x8000_0000), Answer(-2_i64 as u64));
+            assert_eq!(call(function, 0x100_0000), Answer(-2_i64 as u64));
+        }
+        // Aff3 exists in the 64-bit call only.
+        assert_eq!(call(0xc400_0003, 1 << 32), Answer(-2_i64 as u64));
+        assert_eq!(call(0x8400_0003, 1 << 32), Answer(-4_i64 as u64));
+        let far = &[0x12_8034_5678];
+        let on = |cpu| host_smc(0, [0xc400_0003, cpu, 0, 0], far, Conduit::Smc);
+        assert_eq!(on(0x12_0034_5678), Answer(-4_i64 as u64));
+        assert_eq!(on(0x34_5678), Answer(-2_i64 as u64));
+    }
+
+    #[test]
+    fn off_is_denied_and_suspend_is_not_there() {
+        assert_eq!(call(0x8400_0002, 0), Answer(-3_i64 as u64));
+        for function in [0x8400_0001, 0xc400_0001, 0x8400_000e, 0xc400_000e, 0x8400_000f] {
+            assert_eq!(call(function, 0), Answer(u64::MAX), "{function:#x}");
+        }
+        // No 64-bit form.
+        for function in [0xc400_0000, 0xc400_0002, 0xc400_0008, 0xc400_000a] {
+            assert_eq!(call(function, 0), Answer(u64::MAX), "{function:#x}");
+        }
+    }
+
+    #[test]
+    fn features_are_asked_for_what_is_relayed_and_for_nothing_else() {
+        let features = |asked| call(0x8400_000a, asked);
+        let relayed = [
+            0x8400_0000,
+            0x8400_0002,
+            0x8400_0003,
+            0xc400_0003,
+            0x8400_0004,
+            0xc400_0004,
+            0x8400_0006,
+            0x8400_0008,
+            0x8400_0009,
+            0x8400_000a,
+            0x8400_0012,
+            0xc400_0012,
+        ];
+        for asked in relayed {
+            assert_eq!(features(asked), Forward([0x8400_000a, asked, 0, 0]));
+            assert_eq!(features(asked | 1 << 32), Forward([0x8400_000a, asked, 0, 0]));
+        }
+        for asked in [0x8400_0001, 0xc400_0001, 0xc400_0002, 0xc400_0008, 0x8400_000e, 0] {
+            assert_eq!(features(asked), Answer(u64::MAX), "{asked:#x}");
+        }
+        assert_eq!(features(0x8000_0000), Answer(0));
+    }
+
+    #[test]
+    fn smccc_is_ours_with_or_without_firmware() {
+        for conduit in [Conduit::Smc, Conduit::None] {
+            let ask = |x0, x1| host_smc(0, [x0, x1, 0, 0], CPUS, conduit);
+            assert_eq!(ask(0x8000_0000, 0), Answer(0x1_0001));
+            assert_eq!(ask(0x8000_0001, 0x8000_0000), Answer(0));
+            assert_eq!(ask(0x8000_0001, 0x8000_0001), Answer(0));
+            assert_eq!(ask(0x8000_0001, 0x8000_8000), Answer(u64::MAX));
+            assert_eq!(ask(0x8000_8000, 0), Answer(u64::MAX));
+        }
+    }
+
+    #[test]
+    fn without_firmware_there_is_no_psci() {
+        for function in [0x8400_0000, 0x8400_0003, 0xc400_0003, 0x8400_0008, 0x8400_000a] {
+            let answer = host_smc(0, [function, 0, 0, 0], CPUS, Conduit::None);
+            assert_eq!(answer, Answer(u64::MAX));
+        }
+    }
+
+    #[test]
+    fn only_immediate_zero_is_a_call() {
+        for imm in [1, 0x8000, 0xffff] {
+            let answer = host_smc(imm, [0x8400_0008, 0, 0, 0], CPUS, Conduit::Smc);
+            assert_eq!(answer, Answer(u64::MAX));
+        }
+    }
+
+    #[test]
+    fn the_upper_half_of_x0_is_ignored_and_not_passed_on() {
+        assert_eq!(smc([0xdead_beef_8400_0008, 0, 0, 0]), Forward([0x8400_0008, 0, 0, 0]));
+    }
+
+    #[test]
+    fn other_owners_calls_are_unknown() {
+        for function in [0, 1, 0x8200_0000, 0x8300_0000, 0x8400_0060, 0xbf00_0000, 0xffff_ffff] {
+            assert_eq!(call(function, 0), Answer(u64::MAX), "{function:#x}");
+        }
+    }
+}

@@ -235,3 +235,135 @@ const fn is_breakpoint(enc: Enc) -> bool {
     let (op0, op1, crn, crm, op2) = enc.parts();
     op0 == 2 && op1 == 0 && crn == 0 && op2 >= 4 && crm < BREAKPOINTS
 }
+
+#[cfg(test)]
+mod tests {
+    use super::SysregAction::{Id, Mdscr, RazWi, ToHost, Undef, Value};
+    use super::*;
+
+    const V3: GuestView = GuestView { ipa_bits: 40, gic_v3: true, aarch32_el0: true };
+    const V2: GuestView = GuestView { gic_v3: false, ..V3 };
+
+    fn all() -> impl Iterator<Item = Enc> {
+        (0..=u16::MAX).map(Enc)
+    }
+
+    #[test]
+    fn encodings_pack_and_unpack() {
+        assert_eq!(ID_AA64PFR0_EL1.raw(), 3 << 14 | 4 << 3);
+        assert_eq!(CNTP_CVAL_EL0.raw(), 3 << 14 | 3 << 11 | 14 << 7 | 2 << 3 | 2);
+        assert_eq!(format!("{CNTP_CVAL_EL0:?}"), "S3_3_C14_C2_2");
+        for enc in all() {
+            let (op0, op1, crn, crm, op2) = enc.parts();
+            assert_eq!(Enc::new(op0, op1, crn, crm, op2), enc);
+            let iss = (u32::from(op0) << 20)
+                | (u32::from(op2) << 17)
+                | (u32::from(op1) << 14)
+                | (u32::from(crn) << 10)
+                | (u32::from(crm) << 1);
+            // Rt, direction and what lies above are not part of the name.
+            for rest in [0, 0x3e1, 0x1c0_0000] {
+                assert_eq!(Enc::from_iss(iss | rest), enc);
+            }
+        }
+    }
+
+    #[test]
+    fn feature_registers_are_read_only_and_all_of_their_space_is_covered() {
+        let mut found = 0;
+        for enc in all().filter(|e| e.is_feature_id()) {
+            let (op0, op1, crn, crm, _) = enc.parts();
+            assert_eq!((op0, op1, crn), (3, 0, 0));
+            assert!((1..=7).contains(&crm));
+            assert_eq!(V3.trap(enc, true), Id);
+            assert_eq!(V3.trap(enc, false), Undef);
+            found += 1;
+        }
+        assert_eq!(found, 7 * 8);
+    }
+
+    /// Every access that is not undefined, with what becomes of it.
+    fn allowed() -> Vec<(Enc, bool, SysregAction)> {
+        let sgi = |enc| [(enc, false, ToHost)];
+        let both = |enc, action| [(enc, true, action), (enc, false, action)];
+        let read = |enc, action| [(enc, true, action)];
+        let mut list = Vec::new();
+        for enc in [ICC_SGI0R_EL1, ICC_SGI1R_EL1, ICC_ASGI1R_EL1, ICC_DIR_EL1] {
+            list.extend(sgi(enc));
+        }
+        list.extend([(ICC_SRE_EL1, true, Value(7)), (ICC_SRE_EL1, false, RazWi)]);
+        for enc in [CNTP_TVAL_EL0, CNTP_CTL_EL0, CNTP_CVAL_EL0] {
+            list.extend(both(enc, ToHost));
+        }
+        list.extend(read(CNTPCT_EL0, ToHost));
+        list.extend(read(REVIDR_EL1, Id));
+        list.extend(read(AIDR_EL1, Id));
+        list.extend(both(MDSCR_EL1, Mdscr));
+        list.extend(read(OSLSR_EL1, Value(8)));
+        for enc in [MDRAR_EL1, DBGAUTHSTATUS_EL1, MDCCSR_EL0] {
+            list.extend(read(enc, Value(0)));
+        }
+        for enc in [OSLAR_EL1, DC_ISW, DC_CSW, DC_CISW] {
+            list.push((enc, false, RazWi));
+        }
+        let debug = [
+            MDCCINT_EL1,
+            OSDTRRX_EL1,
+            OSDTRTX_EL1,
+            OSECCR_EL1,
+            OSDLR_EL1,
+            DBGPRCR_EL1,
+            DBGCLAIMSET_EL1,
+            DBGCLAIMCLR_EL1,
+            DBGDTR_EL0,
+            DBGDTRRX_EL0,
+        ];
+        for enc in debug.into_iter().chain([ACTLR_EL1]) {
+            list.extend(both(enc, RazWi));
+        }
+        for (n, op2) in (0..2).flat_map(|n| (4..8).map(move |op2| (n, op2))) {
+            list.extend(both(Enc::new(2, 0, 0, n, op2), RazWi));
+        }
+        list
+    }
+
+    #[test]
+    fn what_is_not_on_the_list_is_undefined() {
+        let allowed = allowed();
+        for enc in all().filter(|e| !e.is_feature_id()) {
+            for read in [true, false] {
+                let entry = allowed.iter().find(|(e, r, _)| (*e, *r) == (enc, read));
+                let expected = entry.map_or(Undef, |(_, _, action)| *action);
+                assert_eq!(V3.trap(enc, read), expected, "{enc:?} read {read}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_guest_with_a_gicv2_has_no_gic_registers() {
+        for (enc, read, action) in allowed() {
+            let (_, _, crn, crm, _) = enc.parts();
+            let gic = (crn, crm) == (12, 11) || (crn, crm) == (12, 12);
+            assert_eq!(V2.trap(enc, read), if gic { Undef } else { action }, "{enc:?}");
+        }
+    }
+
+    #[test]
+    fn names_and_encodings_agree_with_the_architecture() {
+        // DDI0487 C5 and D24, one of each group.
+        let table = [
+            (ID_DFR0_EL1, (3, 0, 0, 1, 2)),
+            (MVFR2_EL1, (3, 0, 0, 3, 2)),
+            (ID_AA64MMFR2_EL1, (3, 0, 0, 7, 2)),
+            (OSLSR_EL1, (2, 0, 1, 1, 4)),
+            (DBGAUTHSTATUS_EL1, (2, 0, 7, 14, 6)),
+            (MDCCSR_EL0, (2, 3, 0, 1, 0)),
+            (ICC_DIR_EL1, (3, 0, 12, 11, 1)),
+            (ICC_SRE_EL1, (3, 0, 12, 12, 5)),
+            (DC_CISW, (1, 0, 7, 14, 2)),
+        ];
+        for (enc, parts) in table {
+            assert_eq!(enc.parts(), parts);
+        }
+    }
+}

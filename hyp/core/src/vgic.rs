@@ -145,3 +145,183 @@ pub const fn from_gich(gich: u32) -> u64 {
     };
     top | state | priority | physical | (g & 0x3ff)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyp_abi::lr::{STATE_ACTIVE, STATE_PENDING};
+
+    const V2: LrPolicy = LrPolicy { version: Version::V2, priority_bits: 5, vtimer: 27 };
+    const V3: LrPolicy = LrPolicy { version: Version::V3, priority_bits: 5, vtimer: 27 };
+    const PRIORITY: u64 = 0xa0 << PRIORITY_SHIFT;
+    /// A pending, group 1, priority 0xa0 SPI.
+    const SPI: u64 = STATE_PENDING | GROUP1 | PRIORITY | 33;
+    /// The virtual timer, linked.
+    const TIMER: u64 = STATE_PENDING | HW | GROUP1 | PRIORITY | (27 << PINTID_SHIFT) | 27;
+
+    #[test]
+    fn a_plain_interrupt_passes_unchanged_in_every_state_and_group() {
+        for policy in [V2, V3] {
+            for state in [STATE_PENDING, STATE_ACTIVE, STATE_MASK] {
+                for group in [0, GROUP1] {
+                    for extra in [0, EOI] {
+                        let lr = state | group | extra | PRIORITY | 33;
+                        assert_eq!(policy.check(lr), Some(lr), "{lr:#x}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_register_without_state_is_free_whatever_else_it_says() {
+        assert_eq!(V3.check(0), Some(0));
+        assert_eq!(V3.check(!STATE_MASK), Some(0));
+        // Left alone, an invalid one with EOI would raise a maintenance interrupt at once.
+        assert_eq!(V2.check(EOI | 33), Some(0));
+    }
+
+    #[test]
+    fn intids_end_at_1019() {
+        for policy in [V2, V3] {
+            assert_eq!(policy.check(STATE_PENDING), Some(STATE_PENDING));
+            assert_eq!(policy.check(STATE_PENDING | 1019), Some(STATE_PENDING | 1019));
+            for bad in [1020, 1023, 1024, 8192, 0xffff_ffff] {
+                assert_eq!(policy.check(STATE_PENDING | bad), None, "{bad}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_virtual_timer_is_linked_and_only_to_itself() {
+        for policy in [V2, V3] {
+            assert_eq!(policy.check(TIMER), Some(TIMER));
+            let active = TIMER & !STATE_MASK | STATE_ACTIVE;
+            assert_eq!(policy.check(active), Some(active));
+            assert_eq!(policy.check(TIMER | STATE_MASK), None);
+            assert_eq!(policy.check(TIMER ^ 1), None); // virtual 26
+            assert_eq!(policy.check(TIMER ^ (1 << PINTID_SHIFT)), None); // physical 26
+            let other = STATE_PENDING | HW | (30 << PINTID_SHIFT) | 30;
+            assert_eq!(policy.check(other), None);
+            assert_eq!(LrPolicy { vtimer: 30, ..policy }.check(other), Some(other));
+            // EOI's bit belongs to the physical INTID here.
+            assert_eq!(policy.check(TIMER | EOI), None);
+        }
+    }
+
+    #[test]
+    fn every_reserved_bit_makes_a_register_bad() {
+        for bit in 0..64 {
+            let flipped = SPI ^ (1_u64 << bit);
+            let bad = matches!(bit, 10..=40 | 42..=47 | 56..=59 | 61);
+            for policy in [V2, V3] {
+                assert_eq!(policy.check(flipped).is_none(), bad, "bit {bit}");
+            }
+            let linked = TIMER ^ (1_u64 << bit);
+            let bad = matches!(bit, 0..=47 | 56..=59 | 61 | 63);
+            assert_eq!(V3.check(linked).is_none(), bad, "linked, bit {bit}");
+        }
+    }
+
+    #[test]
+    fn only_an_sgi_of_a_gicv2_has_a_source() {
+        let from = |intid: u64| STATE_PENDING | (5 << SOURCE_SHIFT) | intid;
+        assert_eq!(V2.check(from(0)), Some(from(0)));
+        assert_eq!(V2.check(from(15) | EOI), Some(from(15) | EOI));
+        assert_eq!(V2.check(from(16)), None);
+        assert_eq!(V3.check(from(0)), None);
+        assert_eq!(V2.check(from(0) | (8 << SOURCE_SHIFT)), None);
+    }
+
+    #[test]
+    fn priorities_lose_the_bits_that_the_hardware_lacks() {
+        let shown = |bits, value: u64| {
+            let policy = LrPolicy { priority_bits: bits, ..V3 };
+            let lr = STATE_PENDING | (value << PRIORITY_SHIFT) | 33;
+            priority(policy.check(lr).unwrap())
+        };
+        assert_eq!(shown(5, 0xff), 0xf8);
+        assert_eq!(shown(8, 0xff), 0xff);
+        assert_eq!(shown(4, 0xab), 0xa0);
+        assert_eq!(shown(0, 0xff), 0);
+        assert_eq!(shown(9, 0xff), 0xff);
+    }
+
+    #[test]
+    fn a_second_register_for_an_interrupt_is_dropped_and_the_rest_stays() {
+        let pending = |intid: u64| STATE_PENDING | intid;
+        let mut lrs = [pending(33), pending(34), STATE_ACTIVE | 33, pending(1020), 0, pending(97)];
+        assert_eq!(V3.check_all(&mut lrs), 2);
+        assert_eq!(lrs, [pending(33), pending(34), 0, 0, 0, pending(97)]);
+        // The same SGI from two sources is the same interrupt.
+        let mut sgis = [pending(3), pending(3) | (1 << SOURCE_SHIFT)];
+        assert_eq!(V2.check_all(&mut sgis), 1);
+        assert_eq!(sgis, [pending(3), 0]);
+        // A dropped one does not count as the first; nor do free ones for INTID 0.
+        let mut later = [TIMER ^ (1 << PINTID_SHIFT), TIMER, 0, 0, pending(0)];
+        assert_eq!(V3.check_all(&mut later), 1);
+        assert_eq!(later, [0, TIMER, 0, 0, pending(0)]);
+        assert_eq!(V3.check_all(&mut []), 0);
+    }
+
+    #[test]
+    fn the_number_in_use_is_clamped() {
+        assert_eq!(used_lrs(0, 4), 0);
+        assert_eq!(used_lrs(3, 4), 3);
+        assert_eq!(used_lrs(4, 4), 4);
+        assert_eq!(used_lrs(5, 4), 4);
+        assert_eq!(used_lrs(u64::MAX, 4), 4);
+        assert_eq!(used_lrs(u64::MAX, 64), MAX);
+    }
+
+    #[test]
+    fn the_host_chooses_two_bits_of_the_control_register() {
+        assert_eq!(hcr(0), 1);
+        assert_eq!(hcr(u64::MAX), 0b1011);
+    }
+
+    #[test]
+    fn gich_fields_are_where_the_gicv2_has_them() {
+        assert_eq!(to_gich(0), 0);
+        assert_eq!(to_gich(STATE_PENDING), 1 << 28);
+        assert_eq!(to_gich(STATE_ACTIVE), 1 << 29);
+        assert_eq!(to_gich(GROUP1), 1 << 30);
+        assert_eq!(to_gich(1019), 1019);
+        assert_eq!(to_gich(0xff << PRIORITY_SHIFT), 0x1f << 23);
+        assert_eq!(to_gich(0x08 << PRIORITY_SHIFT), 1 << 23);
+        assert_eq!(to_gich(EOI), 1 << 19);
+        assert_eq!(to_gich(7 << SOURCE_SHIFT), 7 << 10);
+        assert_eq!(to_gich(HW), 1 << 31);
+        assert_eq!(to_gich(TIMER), 0xda00_6c1b);
+    }
+
+    #[test]
+    fn gich_round_trips_in_both_directions() {
+        for state in 1..4_u64 {
+            for rest in 0..1 << 12_u64 {
+                let (group, prio, eoi) = (rest & 1, (rest >> 1) & 0x1f, (rest >> 6) & 1);
+                let intid = [0, 1, 15, 16, 31, 32, 1018, 1019][(rest as usize >> 7) & 7];
+                let source = if intid < 16 { rest >> 10 } else { 0 };
+                let lr = (state << 62)
+                    | (group << 60)
+                    | (prio << 51)
+                    | (eoi << 41)
+                    | (source << SOURCE_SHIFT)
+                    | intid;
+                assert_eq!(V2.check(lr), Some(lr));
+                assert_eq!(from_gich(to_gich(lr)), lr);
+            }
+        }
+        assert_eq!(from_gich(to_gich(TIMER)), TIMER);
+        // Bits that GICH_LR does not have come back as zero; nothing else is lost.
+        for bit in 0..32 {
+            let g = 1_u32 << bit;
+            let reserved = matches!(bit, 13..=18 | 20..=22);
+            assert_eq!(to_gich(from_gich(g)), if reserved { 0 } else { g }, "bit {bit}");
+            let linked = (1 << 31) | g;
+            let reserved = matches!(bit, 20..=22);
+            let expected = if reserved { 1 << 31 } else { linked };
+            assert_eq!(to_gich(from_gich(linked)), expected, "linked, bit {bit}");
+        }
+    }
+}
