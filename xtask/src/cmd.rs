@@ -1,0 +1,66 @@
+//! The command line: one module per subcommand.
+
+pub mod build;
+mod check;
+mod debug;
+mod fetch;
+mod miri;
+mod qemu_test;
+pub mod run;
+mod setup;
+mod sizes;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::{child, ui};
+
+/// Builds, runs and tests Redan. Start with `cargo xtask run`.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Args),
+    QemuTest(qemu_test::Args),
+    Setup(setup::Args),
+    Build(build::Args),
+    Fetch(fetch::Args),
+    Debug(debug::Args),
+    Sizes(sizes::Args),
+    Check(check::Args),
+    Miri(miri::Args),
+}
+
+/// Parse the command line and do what it says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match child::end_children_on_signal().and_then(|()| dispatch(cli.command)) {
+        Ok(code) => code,
+        Err(error) => {
+            ui::say(format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Run(args) => run::run(&args),
+        Command::QemuTest(args) => qemu_test::run(&args),
+        Command::Setup(args) => setup::run(&args),
+        Command::Build(args) => build::run(&args),
+        Command::Fetch(args) => fetch::run(&args),
+        Command::Debug(args) => debug::run(&args),
+        Command::Sizes(args) => sizes::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Miri(args) => miri::run(&args),
+    }
+}

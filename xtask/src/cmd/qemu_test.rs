@@ -1,0 +1,299 @@
+//! `qemu-test`: the host-side tests, then every QEMU test of the registry over its matrix.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use regex::Regex;
+use serde::Serialize;
+
+use crate::child::{Task, last_lines};
+use crate::cmd::{build, setup};
+use crate::qemu::Qemu;
+use crate::qtest::{self, Case};
+use crate::registry::{Registry, Test};
+use crate::ui::{self, Step};
+use crate::{paths, toolchain};
+
+/// Building and running all host-side tests, cold, on two slow cores.
+const HOST_LIMIT: Duration = Duration::from_secs(1200);
+/// How the host-side tests are called in FILTER and reports.
+const HOST_TESTS: &str = "host-side";
+
+/// Run the host-side tests, then all QEMU tests; the last line counts them
+///
+/// Each QEMU test is a row of tests/qemu.toml, run for each GIC version and CPU it names. A test
+/// passes only by an explicit verdict, and any panic fails it. Consoles are kept in
+/// target/redan/qemu-test.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only tests whose name (with its matrix, such as `[gic3,max]`) contains this
+    #[arg(value_name = "FILTER")]
+    filter: Option<String>,
+
+    /// List the tests instead of running them
+    #[arg(long)]
+    list: bool,
+
+    /// Write a report of every test
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// How many machines at a time [default: one per processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+}
+
+/// What became of one test.
+#[derive(Clone, Debug, Serialize)]
+struct Outcome {
+    name: String,
+    status: Status,
+    seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Passed,
+    Failed,
+    Skipped,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+    tests: &'a [Outcome],
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let text = std::fs::read_to_string(paths::root().join("tests/qemu.toml"))?;
+    let registry = Registry::parse(&text).context("tests/qemu.toml")?;
+    let wanted = |name: &str| args.filter.as_ref().is_none_or(|f| name.contains(f.as_str()));
+    let cases: Vec<Case> = registry.test.iter().flat_map(Case::all).collect();
+    let cases: Vec<Case> = cases.into_iter().filter(|case| wanted(&case.name())).collect();
+    if args.list {
+        return Ok(list(&cases, wanted(HOST_TESTS)));
+    }
+    toolchain::ensure()?;
+    let mut outcomes = Vec::new();
+    let mut counts = Counts::default();
+    if wanted(HOST_TESTS) {
+        outcomes.push(host_tests(&mut counts)?);
+    }
+    if !cases.is_empty() {
+        let qemu = setup::qemu()?;
+        let _step = Step::new("building the images");
+        build::all()?;
+        drop(_step);
+        for outcome in qemu_tests(args, &qemu, cases)? {
+            counts.add(outcome.status);
+            outcomes.push(outcome);
+        }
+    }
+    if let Some(file) = &args.json {
+        let Counts { passed, failed, skipped } = counts;
+        let report = Report { passed, failed, skipped, tests: &outcomes };
+        paths::write(file, &serde_json::to_vec_pretty(&report)?)?;
+    }
+    Ok(counts.close(&outcomes))
+}
+
+fn list(cases: &[Case], host: bool) -> ExitCode {
+    if host {
+        println!("{HOST_TESTS:<44} cargo test --workspace");
+    }
+    for case in cases {
+        println!("{:<44} {}", case.name(), case.test.about);
+    }
+    ExitCode::SUCCESS
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+impl Counts {
+    fn add(&mut self, status: Status) {
+        match status {
+            Status::Passed => self.passed += 1,
+            Status::Failed => self.failed += 1,
+            Status::Skipped => self.skipped += 1,
+        }
+    }
+
+    /// Say again what needs attention; the counts are the last line.
+    fn close(&self, outcomes: &[Outcome]) -> ExitCode {
+        for outcome in outcomes.iter().filter(|o| o.status != Status::Passed) {
+            let word = if outcome.status == Status::Failed { "FAILED" } else { "SKIPPED" };
+            let reason = outcome.reason.as_deref().unwrap_or_default();
+            println!("{word} {}: {}", outcome.name, reason.lines().next().unwrap_or_default());
+        }
+        if self.passed + self.failed == 0 {
+            ui::say("no test has such a name, or all were skipped");
+        }
+        println!("{} passed, {} failed", self.passed, self.failed);
+        if self.failed == 0 && self.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+/// `cargo test --workspace`, counted test by test.
+fn host_tests(counts: &mut Counts) -> Result<Outcome> {
+    let start = Instant::now();
+    let step = Step::new("host-side tests (cargo test --workspace)");
+    let mut cmd = paths::cargo();
+    cmd.args(["test", "--workspace", "--no-fail-fast"]);
+    let done = Task::new("cargo test", cmd, HOST_LIMIT).capture();
+    drop(step);
+    let seconds = start.elapsed().as_secs_f64();
+    let mut outcome =
+        Outcome { name: HOST_TESTS.to_owned(), status: Status::Passed, seconds, reason: None };
+    let (passed, failed, said) = match done {
+        Ok(done) => {
+            let (passed, failed) = count_host_tests(&done.stdout);
+            let broken = !done.status.success() && failed == 0;
+            (passed, failed + usize::from(broken), done.stdout + &done.stderr)
+        }
+        Err(error) => (0, 1, format!("{error:#}")),
+    };
+    counts.passed += passed;
+    counts.failed += failed;
+    println!("{HOST_TESTS:<44} {passed} passed, {failed} failed  {seconds:6.1} s");
+    if failed > 0 {
+        outcome.status = Status::Failed;
+        outcome.reason = Some(format!("{failed} failed"));
+        println!("{}", last_lines(&failures_of(&said), 80));
+    }
+    Ok(outcome)
+}
+
+/// The sums of libtest's summary lines.
+fn count_host_tests(output: &str) -> (usize, usize) {
+    let Ok(summary) = Regex::new(r"^test result: \w+\. (\d+) passed; (\d+) failed;") else {
+        return (0, 0);
+    };
+    let number = |text: &str| text.parse::<usize>().unwrap_or(0);
+    output
+        .lines()
+        .filter_map(|line| summary.captures(line))
+        .fold((0, 0), |(p, f), found| (p + number(&found[1]), f + number(&found[2])))
+}
+
+/// Of a long log what helps: from the first failure or error on.
+fn failures_of(said: &str) -> String {
+    let start = said.find("\nfailures:\n").or_else(|| said.find("\nerror"));
+    said[start.unwrap_or(0)..].to_owned()
+}
+
+/// All `cases`, several at a time. Each is printed when it ends.
+fn qemu_tests(args: &Args, qemu: &Qemu, cases: Vec<Case>) -> Result<Vec<Outcome>> {
+    let tests: Vec<Test> = cases.iter().map(|case| case.test.clone()).collect();
+    qtest::check_programs(&tests)?;
+    let missing: BTreeMap<String, String> = qtest::fetch_for(&tests).into_iter().collect();
+    let jobs = args
+        .jobs
+        .map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let total = cases.len();
+    let queue = Mutex::new(VecDeque::from(cases));
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let (send, done) = mpsc::channel();
+    let mut outcomes = Vec::new();
+    let bar = bar(total);
+    thread::scope(|scope| {
+        for _ in 0..jobs.min(total) {
+            let (send, next, missing) = (send.clone(), &next, &missing);
+            scope.spawn(move || {
+                while let Some(case) = next() {
+                    if send.send(one(&case, qemu, missing)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(send);
+        for outcome in done {
+            bar.suspend(|| print(&outcome));
+            bar.inc(1);
+            outcomes.push(outcome);
+        }
+    });
+    bar.finish_and_clear();
+    Ok(outcomes)
+}
+
+fn one(case: &Case, qemu: &Qemu, missing: &BTreeMap<String, String>) -> Outcome {
+    let start = Instant::now();
+    let skip = case.test.linux.as_ref().and_then(|suite| missing.get(suite));
+    let (status, reason) = match skip {
+        Some(reason) => (Status::Skipped, Some(reason.clone())),
+        None => match case.run(qemu) {
+            Ok(None) => (Status::Passed, None),
+            Ok(Some(reason)) => (Status::Failed, Some(reason)),
+            Err(error) => (Status::Failed, Some(format!("{error:#}"))),
+        },
+    };
+    Outcome { name: case.name(), status, seconds: start.elapsed().as_secs_f64(), reason }
+}
+
+fn print(outcome: &Outcome) {
+    let Outcome { name, status, seconds, reason } = outcome;
+    let word = match status {
+        Status::Passed => "ok",
+        Status::Failed => "FAILED",
+        Status::Skipped => "SKIPPED",
+    };
+    println!("{name:<44} {word:<7} {seconds:6.1} s");
+    if let Some(reason) = reason {
+        println!("  {reason}");
+    }
+}
+
+fn bar(total: usize) -> ProgressBar {
+    if !ui::on_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(total as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} ({elapsed})") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(250));
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_of_all_test_programs_are_added() {
+        let output = "running 2 tests\ntest result: ok. 2 passed; 0 failed; 0 ignored;\n\
+                      test result: FAILED. 3 passed; 1 failed; 0 ignored;\n";
+        assert_eq!(count_host_tests(output), (5, 1));
+    }
+
+    #[test]
+    fn nothing_run_is_no_success() {
+        let code = |counts: Counts| format!("{:?}", counts.close(&[]));
+        assert_eq!(code(Counts::default()), format!("{:?}", ExitCode::FAILURE));
+        let good = Counts { passed: 1, ..Counts::default() };
+        assert_eq!(code(good), format!("{:?}", ExitCode::SUCCESS));
+    }
+
+    #[test]
+    fn a_long_log_is_cut_to_its_failures() {
+        assert_eq!(failures_of("lots\nfailures:\nx"), "\nfailures:\nx");
+        assert_eq!(failures_of("short"), "short");
+    }
+}

@@ -1,0 +1,251 @@
+//! `run`: from a fresh clone to the prompt of a guest.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use regex::Regex;
+
+use crate::bundle::{self, Changes, Vm};
+use crate::cmd::{build, setup};
+use crate::console::{self, End, Input, Plan, Report, Verdict};
+use crate::qemu::{Machine, Qemu, Serial};
+use crate::script::{Script, Step};
+use crate::ui::say;
+use crate::{paths, toolchain};
+
+/// With `--expect` and no `--timeout`: a stock kernel needs a tenth of this on a quiet machine.
+const EXPECT_LIMIT: Duration = Duration::from_secs(180);
+/// The longest silence before the first prompt.
+const SILENCE: Duration = Duration::from_secs(60);
+/// The VM that runs when nothing else is asked for, and the one when its kernel cannot be had.
+const DEFAULT_VM: &str = "debian";
+const FALLBACK_VM: &str = "demo";
+
+/// Boot Redan under QEMU and give you the guest's console
+///
+/// Installs what is missing (Rust target, QEMU), builds, fetches a stock Debian arm64 kernel with
+/// a busybox user space, and boots it as a guest. On a terminal, leave with Ctrl-A x; what you
+/// pipe in is typed at the guest's prompt. After the guest's `poweroff` the exit status is 0 only
+/// if the host has every page back.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// A VM of boot/vms by name, or a manifest file; give it again for more VMs, run in order
+    #[arg(long, value_name = "NAME|FILE")]
+    vm: Vec<String>,
+
+    /// Another kernel: an arm64 Image (gzip allowed), debian:SUITE, or payload:NAME
+    #[arg(long, value_name = "IMAGE")]
+    kernel: Option<String>,
+
+    /// Another initrd: a file, busybox:SUITE, or none
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<String>,
+
+    /// The guest's whole kernel command line
+    #[arg(long, value_name = "STR")]
+    append: Option<String>,
+
+    /// The board [only: virt]
+    #[arg(long, value_name = "BOARD", default_value = "virt")]
+    board: String,
+
+    /// The interrupt controller of the machine, and so of the guest
+    #[arg(long, value_name = "2|3", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=3))]
+    gic: u8,
+
+    /// The processor, by QEMU's name: cortex-a53, cortex-a72, neoverse-n1, max, ...
+    #[arg(long, value_name = "CPU", default_value = "cortex-a72")]
+    cpu: String,
+
+    /// Processors of the machine [only: 1]
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    smp: u32,
+
+    /// Virtual processors of the guest [only: 1]
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    vcpus: u32,
+
+    /// Memory of the guest in MiB; the machine gets what it needs beside that
+    #[arg(long, value_name = "MIB")]
+    mem: Option<u64>,
+
+    /// Succeed as soon as a line of the console matches; fail if the guest ends without
+    #[arg(long, value_name = "REGEX")]
+    expect: Option<Regex>,
+
+    /// Fail after this many seconds [default: none; 180 with --expect]
+    #[arg(long, value_name = "S")]
+    timeout: Option<u64>,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    args.refuse_what_comes_later()?;
+    toolchain::ensure()?;
+    let qemu = setup::qemu()?;
+    let image = build::redan_img(build::HOST)?;
+    let vms = args.load_vms()?;
+    let session = Session::prepare(args, &qemu, image, &vms)?;
+    if session.terminal && args.expect.is_none() {
+        say("this terminal is the guest's console; leave with Ctrl-A x");
+    }
+    let plan = session.plan(args);
+    let report = console::run(plan)?;
+    Ok(judge(args, &report))
+}
+
+impl Args {
+    fn refuse_what_comes_later(&self) -> Result<()> {
+        ensure!(self.board == "virt", "--board {}: only virt is supported so far", self.board);
+        ensure!(self.smp == 1, "--smp {}: only 1 is supported so far", self.smp);
+        ensure!(self.vcpus == 1, "--vcpus {}: only 1 is supported so far", self.vcpus);
+        Ok(())
+    }
+
+    fn load_vms(&self) -> Result<Vec<Vm>> {
+        let changes = Changes {
+            kernel: self.kernel.clone(),
+            initrd: self.initrd.clone(),
+            append: self.append.clone(),
+            mem: self.mem,
+        };
+        if self.vm.is_empty() {
+            return Ok(vec![self.default_vm(&changes)?]);
+        }
+        let changed = self.kernel.is_some() || self.initrd.is_some() || self.append.is_some();
+        ensure!(
+            self.vm.len() == 1 || !changed,
+            "--kernel, --initrd and --append change one VM; there are {}",
+            self.vm.len()
+        );
+        let vms: Vec<Vm> = self.vm.iter().map(|v| Vm::load(v, &changes)).collect::<Result<_>>()?;
+        for (n, vm) in vms.iter().enumerate() {
+            let name = &vm.manifest.name;
+            ensure!(
+                vms.iter().take(n).all(|other| other.manifest.name != *name),
+                "two of the VMs are called `{name}`"
+            );
+        }
+        Ok(vms)
+    }
+
+    /// The stock guest. When its parts cannot be fetched, the demonstration guest that we build.
+    fn default_vm(&self, changes: &Changes) -> Result<Vm> {
+        let error = match Vm::load(DEFAULT_VM, changes) {
+            Ok(vm) => return Ok(vm),
+            Err(error) => error,
+        };
+        let asked_for_more = changes.kernel.is_some() || changes.initrd.is_some();
+        if asked_for_more || !format!("{error:#}").contains("cannot fetch") {
+            return Err(error);
+        }
+        let reason = format!("{error:#}").lines().next().unwrap_or_default().to_owned();
+        say(format!("{reason}; running the demonstration guest instead"));
+        Vm::load(FALLBACK_VM, &Changes { mem: changes.mem, ..Changes::default() })
+    }
+}
+
+/// A machine ready to start.
+struct Session {
+    cmd: Command,
+    nonce: String,
+    terminal: bool,
+    log: PathBuf,
+}
+
+impl Session {
+    fn prepare(args: &Args, qemu: &Qemu, image: PathBuf, vms: &[Vm]) -> Result<Self> {
+        let folder = paths::output("run")?;
+        let packed = bundle::pack(vms);
+        let initrd = folder.join("bundle.cpio");
+        paths::write(&initrd, &packed)?;
+        let nonce = nonce();
+        let terminal = std::io::stdin().is_terminal();
+        let machine = Machine {
+            gic: args.gic,
+            cpu: args.cpu.clone(),
+            ram_mib: bundle::machine_ram_mib(vms, packed.len()),
+            image: Some(image),
+            initrd: Some(initrd),
+            append: format!("redan.nonce={nonce}"),
+            semihosting: false,
+            icount: false,
+            serial: if terminal { Serial::Terminal } else { Serial::Pipe },
+            folder: folder.clone(),
+            extra: Vec::new(),
+        };
+        let cmd = machine.command(qemu);
+        Ok(Self { cmd, nonce, terminal, log: folder.join("console.log") })
+    }
+
+    fn plan(self, args: &Args) -> Plan {
+        let limit = args.timeout.map(Duration::from_secs);
+        let limit = limit.or(args.expect.is_some().then_some(EXPECT_LIMIT));
+        Plan {
+            cmd: self.cmd,
+            script: Script::new(args.expect.iter().cloned().map(Step::Expect)),
+            stop_when_done: args.expect.is_some(),
+            nonce: Some(self.nonce),
+            echo: true,
+            input: if self.terminal { Input::Terminal } else { Input::Forward },
+            limit,
+            // The caller's own limit is the only one that counts.
+            silence: args.timeout.map_or(SILENCE, Duration::from_secs),
+            any_panic: false,
+            log: Some(self.log),
+        }
+    }
+}
+
+/// A word that no guest can guess, so that a verdict with it is the host's.
+#[must_use]
+pub fn nonce() -> String {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    format!("{:016x}", RandomState::new().build_hasher().finish())
+}
+
+fn judge(args: &Args, report: &Report) -> ExitCode {
+    match failure(args.expect.as_ref(), report) {
+        None => {
+            if args.expect.is_some() {
+                eprintln!();
+                say("the console showed what was expected");
+            }
+            ExitCode::SUCCESS
+        }
+        Some(reason) => {
+            eprintln!();
+            say(format!("failed: {reason}\n{}", report.tail()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why the run counts as failed, if it does.
+fn failure(expect: Option<&Regex>, report: &Report) -> Option<String> {
+    let missing = expect.map(|regex| format!("no line matched `{regex}`"));
+    let also = |what: String| match &missing {
+        Some(missing) => format!("{missing}; {what}"),
+        None => what,
+    };
+    match (&report.end, &report.verdict) {
+        (End::Done, _) => None,
+        (End::Panicked, _) => Some(also("Redan itself panicked, which is a bug of ours".into())),
+        (End::TimedOut(limit), _) => {
+            Some(also(format!("the limit of {} s passed", limit.as_secs())))
+        }
+        (End::Silent(limit), _) => Some(also(format!("no output for {} s", limit.as_secs()))),
+        (End::Abandoned(limit), _) => Some(format!(
+            "the input has ended and there was no output for {} s; use --timeout to wait longer",
+            limit.as_secs()
+        )),
+        (End::Exited(_), _) if missing.is_some() => Some(also("the guest ended".into())),
+        (End::Exited(_), Some(Verdict::Ok)) => None,
+        (End::Exited(_), Some(Verdict::Failed(why))) => Some(format!("the host says: {why}")),
+        (End::Exited(status), None) => {
+            Some(format!("QEMU ended ({status}) before the host gave its verdict"))
+        }
+    }
+}

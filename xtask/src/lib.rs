@@ -1,0 +1,33 @@
+//! Everything behind `cargo xtask`, as a library so that tests can call the pieces.
+//!
+//! * `cmd` holds one file per subcommand; each reads like the list of what it does.
+//! * The machine at hand: [`paths`], [`toolchain`], [`qemu`], [`apt`], [`stock`], [`child`], [`ui`].
+//! * What we make: [`elf`] and [`image`] (the flat `redan.img`), [`cpio`], [`initramfs`], [`bundle`].
+//! * How we judge a run: [`screen`], [`script`], [`console`], [`registry`], [`qtest`], [`hostile`].
+//!
+//! Two rules hold everywhere. No child process is waited for without a limit, and every failure
+//! says what to do next or shows the last lines of the console it failed on.
+
+pub mod apt;
+pub mod bundle;
+pub mod child;
+mod cmd;
+pub mod console;
+pub mod cpio;
+pub mod elf;
+pub mod hostile;
+pub mod image;
+pub mod initramfs;
+pub mod licence;
+pub mod paths;
+pub mod qemu;
+pub mod qtest;
+pub mod registry;
+pub mod screen;
+pub mod script;
+pub mod stock;
+pub mod tidy;
+pub mod toolchain;
+pub mod ui;
+
+pub use cmd::main;

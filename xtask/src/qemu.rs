@@ -1,0 +1,229 @@
+//! QEMU: which one, and the machine it is asked to be.
+//!
+//! Installing it is `cmd::setup`'s business.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::child::Task;
+use crate::paths;
+
+/// The oldest QEMU that we test with.
+pub const NEEDED: Version = Version(9, 2);
+
+/// Where QEMU's `-kernel` puts an Image with text_offset 0 on `virt`: the machine's RAM begins at
+/// 0x4000_0000 and the first 2 MiB stay free for QEMU's own entry stub.
+pub const IMAGE_BASE: u64 = 0x4020_0000;
+
+/// Major and minor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u32, pub u32);
+
+impl Version {
+    /// The first `N.N` in `text`; an epoch (`1:10.0`) is not part of it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        text.split(|c: char| !(c.is_ascii_digit() || c == '.')).find_map(|word| {
+            let mut parts = word.split('.');
+            Some(Self(parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+        })
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
+/// A QEMU that can be started. One unpacked without root needs its own loader in front.
+#[derive(Clone, Debug)]
+pub struct Qemu {
+    program: PathBuf,
+    prefix: Vec<OsString>,
+    /// What it says it is.
+    pub version: Version,
+}
+
+impl Qemu {
+    /// `REDAN_QEMU`, the one in PATH, or the one in our private folder, if new enough. The error
+    /// value is the newest version that was too old.
+    pub fn find() -> Result<std::result::Result<Self, Option<Version>>> {
+        let mut too_old = None;
+        let mut candidates: Vec<(PathBuf, Vec<OsString>)> = Vec::new();
+        if let Some(program) = std::env::var_os("REDAN_QEMU") {
+            candidates.push((program.into(), Vec::new()));
+        } else {
+            candidates.push(("qemu-system-aarch64".into(), Vec::new()));
+            candidates.extend(private(&paths::cache()?.join("qemu/root")));
+        }
+        for (program, prefix) in candidates {
+            let mut cmd = Command::new(&program);
+            cmd.args(&prefix).arg("--version");
+            let task = Task::new("qemu --version", cmd, Duration::from_secs(30));
+            let Some(version) = task.stdout().ok().and_then(|text| Version::parse(&text)) else {
+                continue;
+            };
+            if version >= NEEDED {
+                return Ok(Ok(Self { program, prefix, version }));
+            }
+            too_old = too_old.max(Some(version));
+        }
+        Ok(Err(too_old))
+    }
+
+    fn command(&self) -> Command {
+        let mut cmd = Command::new(&self.program);
+        cmd.args(&self.prefix);
+        cmd
+    }
+}
+
+/// How to start the QEMU that was unpacked at `root`: by its own loader with its own libraries.
+fn private(root: &Path) -> Option<(PathBuf, Vec<OsString>)> {
+    let binary = root.join("usr/bin/qemu-system-aarch64");
+    if !binary.exists() {
+        return None;
+    }
+    let folders = |base: &str| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(root.join(base)).into_iter().flatten().flatten();
+        entries.map(|e| e.path()).collect()
+    };
+    let named = |p: &PathBuf, prefix: &str| {
+        p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(prefix))
+    };
+    let mut libraries: Vec<PathBuf> = ["lib", "usr/lib"]
+        .iter()
+        .flat_map(|base| folders(base))
+        .filter(|p| p.to_str().is_some_and(|s| s.ends_with("-linux-gnu")))
+        .collect();
+    let nested: Vec<PathBuf> = libraries.iter().map(|l| l.join("pulseaudio")).collect();
+    libraries.extend(nested.into_iter().filter(|p| p.is_dir()));
+    let loader = ["lib64", "usr/lib64", "lib", "usr/lib"]
+        .iter()
+        .flat_map(|base| folders(base))
+        .find(|p| named(p, "ld-linux"))
+        .or_else(|| {
+            let mut inside = libraries.iter().flat_map(|l| std::fs::read_dir(l).ok()).flatten();
+            inside.find_map(|e| e.ok().map(|e| e.path()).filter(|p| named(p, "ld-linux")))
+        })?;
+    let mut prefix: Vec<OsString> = vec!["--library-path".into()];
+    prefix.push(std::env::join_paths(libraries).ok()?);
+    prefix.push(binary.into());
+    prefix.push("-L".into());
+    prefix.push(root.join("usr/share/qemu").into());
+    Some((loader, prefix))
+}
+
+/// How the console reaches us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serial {
+    /// A terminal: raw mode, Ctrl-C goes to the guest, Ctrl-A is QEMU's own key.
+    Terminal,
+    /// Standard input and output are pipes.
+    Pipe,
+    /// Into a file only.
+    File,
+}
+
+/// The machine to be.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// GIC version, 2 or 3.
+    pub gic: u8,
+    /// `-cpu`.
+    pub cpu: String,
+    /// RAM in MiB.
+    pub ram_mib: u64,
+    /// The arm64 Image; `None` when `extra` starts the machine in another way.
+    pub image: Option<PathBuf>,
+    /// The bundle.
+    pub initrd: Option<PathBuf>,
+    /// `/chosen` bootargs.
+    pub append: String,
+    /// Let EL1 end QEMU: only where all code is ours, because EL2 cannot trap it.
+    pub semihosting: bool,
+    /// Count instructions: exact, repeatable, one thread.
+    pub icount: bool,
+    /// The console.
+    pub serial: Serial,
+    /// QEMU's own log of guest errors, and the console with [`Serial::File`].
+    pub folder: PathBuf,
+    /// More arguments.
+    pub extra: Vec<OsString>,
+}
+
+impl Machine {
+    /// The command that starts it.
+    #[must_use]
+    pub fn command(&self, qemu: &Qemu) -> Command {
+        let mut cmd = qemu.command();
+        let mut board = format!("virt,virtualization=on,gic-version={}", self.gic);
+        cmd.args(["-nic", "none", "-display", "none", "-smp", "1", "-no-reboot"]);
+        if self.icount {
+            // Every source of chance must go for two runs to be equal.
+            board.push_str(",dtb-randomness=off");
+            cmd.args(["-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm"]);
+        }
+        cmd.args(["-M", &board, "-cpu", &self.cpu, "-m", &format!("{}M", self.ram_mib)]);
+        match self.serial {
+            Serial::Terminal => cmd.args([
+                "-chardev",
+                "stdio,id=console,mux=on,signal=off",
+                "-serial",
+                "chardev:console",
+                "-mon",
+                "chardev=console",
+            ]),
+            Serial::Pipe => cmd.args(["-monitor", "none", "-serial", "stdio"]),
+            Serial::File => {
+                cmd.args(["-monitor", "none", "-serial"]);
+                cmd.arg(joined("file:", &self.folder.join("console.log")))
+            }
+        };
+        cmd.args(["-d", "guest_errors,unimp", "-D"]).arg(self.folder.join("qemu.log"));
+        if self.semihosting {
+            cmd.args(["-semihosting-config", "enable=on,target=native"]);
+        }
+        if let Some(image) = &self.image {
+            cmd.arg("-kernel").arg(image);
+            if let Some(initrd) = &self.initrd {
+                cmd.arg("-initrd").arg(initrd);
+            }
+            cmd.args(["-append", &self.append]);
+        }
+        cmd.args(&self.extra);
+        cmd
+    }
+}
+
+/// `prefix` and a path in one argument, whatever bytes the path has.
+#[must_use]
+pub fn joined(prefix: &str, path: &Path) -> OsString {
+    let mut text = OsString::from(prefix);
+    text.push(path);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_found_where_tools_and_packages_write_them() {
+        let v = Version::parse;
+        assert_eq!(v("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)"), Some(Version(10, 0)));
+        assert_eq!(v("1:7.2+dfsg-7+deb12u18"), Some(Version(7, 2)));
+        assert_eq!(v("9.2"), Some(Version(9, 2)));
+        assert_eq!(v("no number here"), None);
+    }
+
+    #[test]
+    fn ten_is_newer_than_nine() {
+        assert!(Version(10, 0) >= NEEDED && Version(9, 1) < NEEDED && Version(9, 2) >= NEEDED);
+    }
+}

@@ -1,0 +1,294 @@
+//! One QEMU test: from its row in the registry to "passed" or a reason.
+//!
+//! The rules of docs/architecture.md, "Verdicts": only an explicit verdict is a success, and a
+//! panic of ours anywhere is a failure whatever the verdict says.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use regex::Regex;
+
+use crate::bundle::{self, Changes, Vm};
+use crate::cmd::{build, run};
+use crate::console::{self, End, Input, Plan, Report, Verdict as HostVerdict};
+use crate::qemu::{Machine, Qemu, Serial};
+use crate::registry::{Bundle, Dtb, Kernel, Test, Verdict};
+use crate::{hostile, paths};
+
+/// Silence is not a failure of its own in a test: its timeout is.
+const NEVER: Duration = Duration::from_secs(u64::MAX / 4);
+
+/// One combination of a test's matrix.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The row.
+    pub test: Test,
+    /// GIC version.
+    pub gic: u8,
+    /// CPU model.
+    pub cpu: String,
+}
+
+impl Case {
+    /// All combinations of `test`.
+    #[must_use]
+    pub fn all(test: &Test) -> Vec<Self> {
+        let case = |gic: u8, cpu: &String| Self { test: test.clone(), gic, cpu: cpu.clone() };
+        test.gic.iter().flat_map(|gic| test.cpu.iter().map(move |cpu| case(*gic, cpu))).collect()
+    }
+
+    /// How it is called in lists and reports.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}[gic{},{}]", self.test.name, self.gic, self.cpu)
+    }
+
+    /// Run it. `Ok(Some(reason))` is a test that failed; `Err` is a machine that could not be
+    /// set up, which fails the test too.
+    pub fn run(&self, qemu: &Qemu) -> Result<Option<String>> {
+        let folder = paths::output("qemu-test")?.join(self.name());
+        paths::create(&folder)?;
+        let nonce = run::nonce();
+        let machine = self.machine(qemu, &folder, &nonce)?;
+        let verdict = self.test.verdict();
+        let plan = Plan {
+            cmd: machine.command(qemu),
+            script: self.test.steps()?,
+            stop_when_done: verdict == Verdict::Message,
+            nonce: Some(nonce),
+            echo: false,
+            input: Input::Script,
+            limit: Some(Duration::from_secs(self.test.timeout_s)),
+            silence: NEVER,
+            any_panic: true,
+            log: Some(folder.join("console.log")),
+        };
+        let report = console::run(plan)?;
+        let transcript = std::fs::read(folder.join("console.log")).unwrap_or_default();
+        let transcript = String::from_utf8_lossy(&transcript);
+        Ok(self.failure(&report, &transcript)?.map(|why| format!("{why}\n{}", report.tail())))
+    }
+
+    fn machine(&self, qemu: &Qemu, folder: &Path, nonce: &str) -> Result<Machine> {
+        let test = &self.test;
+        let image = build::packed(test.payload.as_deref().unwrap_or(build::HOST))?;
+        let vms = self.vms()?;
+        let packed = bundle::pack(&vms);
+        let machine = Machine {
+            gic: self.gic,
+            cpu: self.cpu.clone(),
+            ram_mib: test.ram_mib.unwrap_or_else(|| bundle::machine_ram_mib(&vms, packed.len())),
+            image: Some(image),
+            initrd: self.initrd(folder, packed)?,
+            append: format!("redan.nonce={nonce} {}", test.append).trim_end().to_owned(),
+            semihosting: test.verdict() == Verdict::Semihosting,
+            icount: test.icount,
+            serial: Serial::Pipe,
+            folder: folder.to_owned(),
+            extra: Vec::new(),
+        };
+        match test.dtb {
+            Dtb::Good => Ok(machine),
+            Dtb::Truncated => hostile::boot_with(machine, qemu, hostile::truncate),
+            Dtb::OddRam => hostile::boot_with(machine, qemu, hostile::odd_ram),
+        }
+    }
+
+    /// The bundle as a file, spoilt if the test wants that; none for a payload without VMs.
+    fn initrd(&self, folder: &Path, mut packed: Vec<u8>) -> Result<Option<PathBuf>> {
+        match self.test.bundle {
+            Bundle::None => return Ok(None),
+            Bundle::Good if self.test.payload.is_some() => return Ok(None),
+            Bundle::Good => {}
+            Bundle::Truncated => packed.truncate(packed.len() / 2),
+        }
+        let file = folder.join("bundle.cpio");
+        paths::write(&file, &packed)?;
+        Ok(Some(file))
+    }
+
+    fn vms(&self) -> Result<Vec<Vm>> {
+        let test = &self.test;
+        let mut vms = Vec::new();
+        if let Some(suite) = &test.linux {
+            let kernel = format!("debian:{suite}");
+            let initrd = format!("busybox:{suite}");
+            vms.push(self.vm("linux", &kernel, Some(&initrd), test.memory_mib.unwrap_or(256))?);
+        }
+        for guest in &test.guest {
+            let name = guest.replace('_', "-");
+            let kernel = format!("payload:{guest}");
+            vms.push(self.vm(&name, &kernel, None, test.memory_mib.unwrap_or(32))?);
+        }
+        if test.kernel == Kernel::NotAnImage {
+            let first = vms.first_mut().context("a spoilt kernel needs a VM")?;
+            first.spoil_kernel(b"This is no kernel at all.\n".repeat(400));
+        }
+        Ok(vms)
+    }
+
+    fn vm(&self, name: &str, kernel: &str, initrd: Option<&str>, mem: u64) -> Result<Vm> {
+        use std::fmt::Write;
+        let test = &self.test;
+        let mut text = format!("name = {name:?}\nkernel = {kernel:?}\nmemory_mib = {mem}\n");
+        if let Some(initrd) = initrd {
+            writeln!(text, "initrd = {initrd:?}")?;
+        }
+        writeln!(text, "cmdline = {:?}", test.cmdline.as_deref().unwrap_or("console=ttyAMA0"))?;
+        writeln!(text, "services = {:?}", test.services)?;
+        writeln!(text, "{}", test.manifest.as_deref().unwrap_or_default())?;
+        Vm::from_text(&text, Path::new("."), &Changes::default())
+    }
+
+    /// Why the test failed, if it did.
+    fn failure(&self, report: &Report, transcript: &str) -> Result<Option<String>> {
+        let test = &self.test;
+        if report.end == End::Panicked || transcript.contains("panicked at") {
+            return Ok(Some("something panicked".into()));
+        }
+        for pattern in &test.forbid {
+            let regex = Regex::new(pattern)?;
+            if let Some(line) = transcript.lines().find(|line| regex.is_match(line)) {
+                return Ok(Some(format!("forbidden `{pattern}`: {line}")));
+            }
+        }
+        if let Some(waiting) = report.script.waiting_for() {
+            let how = match &report.end {
+                End::TimedOut(limit) => format!("within {} s", limit.as_secs()),
+                _ => "before the end".into(),
+            };
+            return Ok(Some(format!("no line matched `{waiting}` {how}")));
+        }
+        let reason = match (test.verdict(), &report.end, &report.verdict) {
+            (_, End::TimedOut(limit), _) => {
+                Some(format!("still running after {} s", limit.as_secs()))
+            }
+            (Verdict::Message, End::Done, _) => None,
+            (Verdict::Semihosting, End::Exited(status), _) if status.code() == Some(test.exit) => {
+                None
+            }
+            (Verdict::Semihosting, End::Exited(status), _) => {
+                Some(format!("ended with {status}, not with status {}", test.exit))
+            }
+            (Verdict::Ok, End::Exited(_), Some(HostVerdict::Ok)) => None,
+            (Verdict::Ok, End::Exited(_), Some(HostVerdict::Failed(why))) => {
+                Some(format!("the host says: {why}"))
+            }
+            (Verdict::Failed, End::Exited(_), Some(HostVerdict::Failed(_))) => None,
+            (Verdict::Failed, End::Exited(_), Some(HostVerdict::Ok)) => {
+                Some("the host says ok, but should have failed".into())
+            }
+            (_, End::Exited(status), None) => {
+                Some(format!("QEMU ended ({status}) without a verdict of the host"))
+            }
+            (_, end, _) => Some(format!("ended in an unforeseen way: {end:?}")),
+        };
+        Ok(reason)
+    }
+}
+
+/// What must be fetched before the tests start; a reason to skip for each suite that cannot be.
+pub fn fetch_for(tests: &[Test]) -> Vec<(String, String)> {
+    let mut suites: Vec<&String> = tests.iter().filter_map(|t| t.linux.as_ref()).collect();
+    suites.sort();
+    suites.dedup();
+    let get = |suite: &str| -> Result<()> {
+        for source in ["debian", "busybox"] {
+            bundle::fetch(&format!("{source}:{suite}"))?;
+        }
+        Ok(())
+    };
+    let failed = |suite: &String| {
+        let error = get(suite).err()?;
+        let reason = format!("{error:#}").lines().next().unwrap_or_default().to_owned();
+        Some((suite.clone(), reason))
+    };
+    suites.into_iter().filter_map(failed).collect()
+}
+
+/// Which programs of ours a test needs, so that a typing error is found before anything runs.
+pub fn check_programs(tests: &[Test]) -> Result<()> {
+    for test in tests {
+        for program in test.payload.iter().chain(&test.guest) {
+            if !build::elf_path(program)?.exists() {
+                bail!("test `{}`: tests/guests has no program `{program}`", test.name)
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Registry;
+    use crate::screen::Screen;
+    use crate::script::{Script, Step};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    fn case(lines: &str) -> Case {
+        let text = format!("[[test]]\nname = \"t\"\nabout = \"a\"\n{lines}");
+        Case::all(&Registry::parse(&text).unwrap().test[0]).remove(0)
+    }
+
+    fn report(end: End, verdict: Option<HostVerdict>) -> Report {
+        let (script, screen) = (Script::default(), Screen::default());
+        Report { end, verdict, script, screen, stderr: String::new() }
+    }
+
+    fn exited(code: i32) -> End {
+        End::Exited(ExitStatus::from_raw(code << 8))
+    }
+
+    #[test]
+    fn the_matrix_is_the_product_of_gics_and_cpus() {
+        let text = "[[test]]\nname = \"t\"\nabout = \"a\"\npayload = \"x\"\ngic = [2, 3]\ncpu = [\"max\", \"cortex-a53\"]\n";
+        let names: Vec<_> =
+            Case::all(&Registry::parse(text).unwrap().test[0]).iter().map(Case::name).collect();
+        assert_eq!(
+            names,
+            ["t[gic2,max]", "t[gic2,cortex-a53]", "t[gic3,max]", "t[gic3,cortex-a53]"]
+        );
+    }
+
+    #[test]
+    fn a_payload_passes_by_its_exact_status_only() {
+        let case = case("payload = \"x\"\nexit = 7");
+        assert_eq!(case.failure(&report(exited(7), None), "").unwrap(), None);
+        assert!(case.failure(&report(exited(0), None), "").unwrap().is_some());
+    }
+
+    #[test]
+    fn a_guest_passes_by_the_hosts_verdict_only() {
+        let case = case("guest = [\"x\"]");
+        assert_eq!(case.failure(&report(exited(0), Some(HostVerdict::Ok)), "").unwrap(), None);
+        assert!(case.failure(&report(exited(0), None), "").unwrap().is_some());
+        let failed = Some(HostVerdict::Failed("x".into()));
+        assert!(case.failure(&report(exited(0), failed), "").unwrap().is_some());
+    }
+
+    #[test]
+    fn a_panic_fails_whatever_the_verdict_says() {
+        let case = case("guest = [\"x\"]");
+        let good = report(exited(0), Some(HostVerdict::Ok));
+        assert!(case.failure(&good, "thread panicked at x").unwrap().is_some());
+    }
+
+    #[test]
+    fn an_unmet_pattern_fails_whatever_the_verdict_says() {
+        let case = case("guest = [\"x\"]\nexpect = [\"never\"]");
+        let mut good = report(exited(0), Some(HostVerdict::Ok));
+        good.script = Script::new([Step::Expect(Regex::new("never").unwrap())]);
+        let why = case.failure(&good, "").unwrap().unwrap();
+        assert!(why.contains("`never`"), "{why}");
+    }
+
+    #[test]
+    fn a_forbidden_line_fails() {
+        let case = case("guest = [\"x\"]\nforbid = [\"WARNING\"]");
+        let good = report(exited(0), Some(HostVerdict::Ok));
+        assert!(case.failure(&good, "a\nWARNING: b\n").unwrap().is_some());
+    }
+}
