@@ -21,6 +21,8 @@ pub mod hcall;
 #[cfg(target_os = "none")]
 pub mod machine;
 #[cfg(target_os = "none")]
+pub mod memory;
+#[cfg(target_os = "none")]
 pub mod mmu;
 #[cfg(target_os = "none")]
 pub mod probe;
@@ -29,18 +31,51 @@ pub mod psci;
 #[cfg(target_os = "none")]
 pub mod report;
 #[cfg(target_os = "none")]
+pub mod spin;
+#[cfg(target_os = "none")]
 pub mod start;
 #[cfg(target_os = "none")]
 pub mod timer;
 #[cfg(target_os = "none")]
 pub mod trap;
+#[cfg(target_os = "none")]
+pub mod wild;
 
 #[cfg(target_os = "none")]
 pub mod arch;
 #[cfg(target_os = "none")]
 pub mod demo;
 #[cfg(target_os = "none")]
+pub mod dirty;
+#[cfg(target_os = "none")]
 pub mod hello;
+#[cfg(target_os = "none")]
+pub mod host;
+#[cfg(target_os = "none")]
+pub mod host_memory;
+#[cfg(target_os = "none")]
+pub mod host_refusals;
+#[cfg(target_os = "none")]
+pub mod host_vm;
+
+/// Makes a binary of one payload module that EL2 boots in the shim's place.
+#[macro_export]
+macro_rules! host_payload {
+    ($name:ident) => {
+        /// Called by boot/guest.S with the MMU on.
+        #[cfg(target_os = "none")]
+        #[unsafe(no_mangle)]
+        extern "C" fn guest_main(dtb: u64) -> ! {
+            $crate::start::init(dtb);
+            $crate::report::by_exit_status();
+            $crate::$name::run();
+            $crate::report::finish(stringify!($name))
+        }
+
+        #[cfg(not(target_os = "none"))]
+        fn main() {}
+    };
+}
 
 /// Makes a binary of one payload module: `guests::payload!(hello);`.
 #[macro_export]

@@ -72,7 +72,7 @@ pub const fn in_window(addr: u64) -> u64 {
 
 fn set(index: usize, descriptor: u64) {
     // Break before make (DDI0487 D8.16): the window may have been something else.
-    if let Some(slot) = L1.0.get(index) {
+    if let Some(slot) = L1.0.get(index).filter(|slot| slot.load(Ordering::Relaxed) != descriptor) {
         slot.store(0, Ordering::Release);
         flush();
         slot.store(descriptor, Ordering::Release);

@@ -80,7 +80,7 @@ pub fn fetch(addr: u64) -> Outcome<()> {
 /// Executes one instruction without operands, given as assembly text.
 #[macro_export]
 macro_rules! try_insn {
-    ($insn:literal) => {{
+    ($insn:expr) => {{
         $crate::trap::arm();
         // SAFETY:
         // 1. The trap is armed: an exception is recorded and the instruction skipped.
@@ -88,7 +88,7 @@ macro_rules! try_insn {
         unsafe { core::arch::asm!($insn, options(nostack)) }
         $crate::trap::disarm().map_or(Ok(()), Err)
     }};
-    ($insn:literal, $arg:expr) => {{
+    ($insn:expr, $arg:expr) => {{
         let arg: u64 = $arg;
         $crate::trap::arm();
         // SAFETY:

@@ -12,6 +12,7 @@ use crate::{machine, println, psci};
 
 static PASSED: AtomicU64 = AtomicU64::new(0);
 static FAILED: AtomicU64 = AtomicU64::new(0);
+static BY_STATUS: AtomicU64 = AtomicU64::new(0);
 
 /// Notes the result of one check.
 pub fn check(ok: bool, sentence: core::fmt::Arguments<'_>) {
@@ -68,8 +69,13 @@ pub fn abandon() -> ! {
     end(2)
 }
 
+/// The verdict is always QEMU's exit status: for test hosts, which nobody runs above them.
+pub fn by_exit_status() {
+    BY_STATUS.store(1, Relaxed);
+}
+
 fn end(status: u64) -> ! {
-    if machine::get().semihosting {
+    if machine::get().semihosting || BY_STATUS.load(Relaxed) != 0 {
         exit(status);
     }
     psci::system_off();
