@@ -65,11 +65,6 @@ pub fn start(uart: Pl011) {
     log::set_max_level(LevelFilter::Info);
 }
 
-/// The UART, for the guest that has the console.
-pub fn uart() -> Option<Pl011> {
-    UART.get().copied()
-}
-
 /// Sends a guest's byte.
 pub fn send(byte: u8) {
     if let Some(uart) = UART.get() {

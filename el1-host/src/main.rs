@@ -33,6 +33,10 @@ mod shim;
 #[cfg(target_os = "none")]
 mod start;
 #[cfg(target_os = "none")]
+mod vcpu;
+#[cfg(target_os = "none")]
+mod verdict;
+#[cfg(target_os = "none")]
 mod vms;
 #[cfg(any(target_os = "none", test))]
 mod words;

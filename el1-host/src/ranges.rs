@@ -156,6 +156,17 @@ mod tests {
     }
 
     #[test]
+    fn pages_inside_are_whole_and_pages_around_hold_everything() {
+        let odd = Range { start: 0x1001, end: 0x4fff };
+        assert_eq!(odd.pages_inside(), Range { start: 0x2000, end: 0x4000 });
+        assert_eq!(odd.pages_around(), Range { start: 0x1000, end: 0x5000 });
+        assert!(odd.pages_around().contains(odd) && odd.contains(odd.pages_inside()));
+        assert_eq!(Range { start: 0x1001, end: 0x1fff }.pages_inside().len(), 0);
+        assert_eq!(Range { start: 1, end: u64::MAX }.pages_inside().start, 0x1000);
+        assert_eq!(Range { start: u64::MAX - 1, end: u64::MAX }.pages_inside().len(), 0);
+    }
+
+    #[test]
     fn carving_aligns_and_takes_from_the_top() {
         let mut ranges = set(&[(0x1000, 0x5800), (0x9000, 0x9800)]);
         let cut = ranges.carve(0x1000, 0x1000).unwrap();

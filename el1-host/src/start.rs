@@ -19,7 +19,7 @@ use crate::machine::{Controller, Machine, Voice};
 use crate::ranges::{Range, Ranges};
 use crate::shim::Shim;
 use crate::words::Words;
-use crate::{console, heap, vms};
+use crate::{console, heap, verdict, vms};
 
 /// The heap's share of RAM: a sixty-fourth, within these bounds.
 const HEAP_SHARE: u64 = 64;
@@ -72,7 +72,8 @@ pub fn start(tree_at: u64) -> ! {
         gic.version(),
     );
     let shim = Shim::new(memory, frames, gic, uart, &voice, &machine);
-    vms::run_all(&shim, bundle, &words, &ledger);
+    let outcome = vms::run_all(&shim, bundle, words.timeout);
+    verdict::speak(&outcome, &ledger, &words);
     firmware::power_off()
 }
 

@@ -3,8 +3,6 @@
 //! A [`Window`] is minted by `mmu::Map::device` only, so it names mapped device memory; register
 //! blocks are laid over it with a bounds check.
 
-use core::marker::PhantomData;
-
 /// A register block: a type made of volatile cells only, valid for any content of the device.
 ///
 /// # Safety
@@ -17,13 +15,12 @@ pub unsafe trait Registers {}
 pub struct Window {
     base: usize,
     size: usize,
-    not_send: PhantomData<*const ()>,
 }
 
 impl Window {
     /// Only for `mmu`, which has just mapped it.
     pub(super) fn new(base: u64, size: u64) -> Self {
-        Self { base: base as usize, size: size as usize, not_send: PhantomData }
+        Self { base: base as usize, size: size as usize }
     }
 
     /// The register block at `offset`; `None` if it would leave the window.

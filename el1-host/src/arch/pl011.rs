@@ -54,7 +54,12 @@ impl Pl011 {
     pub fn new(window: Window) -> Option<Self> {
         let regs = window.regs::<Regs>(0)?;
         regs.imsc.set(0);
-        regs.lcr_h.modify(LCRH::WLEN::Eight + LCRH::FEN::SET);
+        // Usually the firmware has done this; the line control must not change under an enabled
+        // UART (DDI0183 3.3.7).
+        if !regs.lcr_h.matches_all(LCRH::WLEN::Eight + LCRH::FEN::SET) {
+            regs.cr.set(0);
+            regs.lcr_h.write(LCRH::WLEN::Eight + LCRH::FEN::SET);
+        }
         regs.cr.modify(CR::UARTEN::SET + CR::TXE::SET + CR::RXE::SET);
         Some(Self { regs })
     }

@@ -1,9 +1,9 @@
 //! The generic timer: time, and one deadline by the host's own physical timer (CNTP).
 //!
-//! CNTV belongs to guests; only its counter is read here, to compare with a guest's deadline.
+//! CNTV belongs to guests. Their counter is this one: EL2 keeps no offset between the two.
 
 use aarch64_cpu::registers::{
-    CNTFRQ_EL0, CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTPCT_EL0, CNTVCT_EL0, Readable, Writeable,
+    CNTFRQ_EL0, CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTPCT_EL0, Readable, Writeable,
 };
 
 use super::barrier;
@@ -17,12 +17,6 @@ pub fn frequency() -> u64 {
 pub fn now() -> u64 {
     barrier::isb();
     CNTPCT_EL0.get()
-}
-
-/// The virtual counter, which a guest's timer compares with.
-pub fn now_virtual() -> u64 {
-    barrier::isb();
-    CNTVCT_EL0.get()
 }
 
 /// Raises the timer interrupt once the physical counter reaches `deadline`.
