@@ -1,0 +1,309 @@
+// Exception vectors of EL2, for the host and for guests, and the way into a guest and back.
+//
+// While the host runs VBAR_EL2 = hyp_vector_host and SP_EL2 is the top of this CPU's stack; while
+// a guest runs VBAR_EL2 = hyp_vector_guest and SP_EL2 points at the record that hyp_guest_enter
+// left. An exception taken from EL2 itself is our bug and never returns: it moves to the emergency
+// stack first, since the usual reason is an overflow of the other one. The one exception to that is
+// an SError in the window which hyp_guest_exit opens for it.
+//
+// Constants in braces come from arch::vectors: FRAME_* are offsets in arch::vectors::Frame,
+// CTX_GPR is the offset of x0..x30 in hyp_core::vcpu::Context, EXIT_* are arch::switch::Exit codes.
+
+    .macro  adr_l reg, symbol
+    adrp    \reg, \symbol
+    add     \reg, \reg, :lo12:\symbol
+    .endm
+
+// Return to a lower EL; nothing is speculated past it (no SB on the Cortex-A72).
+    .macro  eret_sb
+    eret
+    dsb     nsh
+    isb
+    .endm
+
+// ---------------------------------------------------------------- from EL2 itself
+
+// The host's registers serve as scratch: no panic returns to EL1.
+    .macro  from_el2 kind
+    .balign 0x80
+    msr     sp_el0, x0
+    msr     elr_el1, x1
+    mov     x1, sp
+    mov     x0, #\kind
+    b       hyp_from_el2
+    .endm
+
+    .macro  serror_from_el2
+    .balign 0x80
+    msr     sp_el0, x0
+    msr     elr_el1, x1
+    b       hyp_serror_from_el2
+    .endm
+
+    .section .text.hyp_vectors, "ax"
+
+// x0 = kind, x1 = stack pointer at the exception; x0 and x1 proper are in SP_EL0 and ELR_EL1.
+hyp_from_el2:
+    msr     spsr_el1, x2
+    adr_l   x2, __hyp_emergency_top
+    mov     sp, x2
+    sub     sp, sp, #{FRAME_SIZE}
+    mrs     x2, spsr_el1
+    stp     x2, x3, [sp, #{FRAME_GPR} + 16]
+    stp     x4, x5, [sp, #{FRAME_GPR} + 32]
+    stp     x6, x7, [sp, #{FRAME_GPR} + 48]
+    stp     x8, x9, [sp, #{FRAME_GPR} + 64]
+    stp     x10, x11, [sp, #{FRAME_GPR} + 80]
+    stp     x12, x13, [sp, #{FRAME_GPR} + 96]
+    stp     x14, x15, [sp, #{FRAME_GPR} + 112]
+    stp     x16, x17, [sp, #{FRAME_GPR} + 128]
+    stp     x18, x19, [sp, #{FRAME_GPR} + 144]
+    stp     x20, x21, [sp, #{FRAME_GPR} + 160]
+    stp     x22, x23, [sp, #{FRAME_GPR} + 176]
+    stp     x24, x25, [sp, #{FRAME_GPR} + 192]
+    stp     x26, x27, [sp, #{FRAME_GPR} + 208]
+    stp     x28, x29, [sp, #{FRAME_GPR} + 224]
+    str     x30, [sp, #{FRAME_GPR} + 240]
+    mrs     x2, sp_el0
+    mrs     x3, elr_el1
+    stp     x2, x3, [sp, #{FRAME_GPR}]
+    mrs     x2, elr_el2
+    mrs     x3, spsr_el2
+    stp     x2, x3, [sp, #{FRAME_ELR}]
+    mov     x2, x1
+    mov     x1, sp
+    bl      {FROM_EL2}              // (kind, frame, stack pointer), never returns
+
+// The SError that hyp_guest_exit waited for, or a real one.
+hyp_serror_from_el2:
+    mrs     x0, elr_el2
+    adr_l   x1, .L_window_open
+    cmp     x0, x1
+    b.lo    1f
+    adr_l   x1, .L_window_close
+    cmp     x0, x1
+    b.hi    1f
+    mrs     x1, elr_el1
+    mov     x0, #{EXIT_SERROR}      // what hyp_guest_exit returns instead of its own code
+    eret_sb
+1:  mov     x1, sp
+    mov     x0, #3
+    b       hyp_from_el2
+
+// ---------------------------------------------------------------- from the host
+
+    .macro  from_host handler
+    .balign 0x80
+    sub     sp, sp, #{FRAME_SIZE}
+    stp     x0, x1, [sp, #{FRAME_GPR}]
+    adr_l   x1, \handler
+    b       hyp_from_host
+    .endm
+
+hyp_from_host:
+    stp     x2, x3, [sp, #{FRAME_GPR} + 16]
+    stp     x4, x5, [sp, #{FRAME_GPR} + 32]
+    stp     x6, x7, [sp, #{FRAME_GPR} + 48]
+    stp     x8, x9, [sp, #{FRAME_GPR} + 64]
+    stp     x10, x11, [sp, #{FRAME_GPR} + 80]
+    stp     x12, x13, [sp, #{FRAME_GPR} + 96]
+    stp     x14, x15, [sp, #{FRAME_GPR} + 112]
+    stp     x16, x17, [sp, #{FRAME_GPR} + 128]
+    stp     x18, x19, [sp, #{FRAME_GPR} + 144]
+    stp     x20, x21, [sp, #{FRAME_GPR} + 160]
+    stp     x22, x23, [sp, #{FRAME_GPR} + 176]
+    stp     x24, x25, [sp, #{FRAME_GPR} + 192]
+    stp     x26, x27, [sp, #{FRAME_GPR} + 208]
+    stp     x28, x29, [sp, #{FRAME_GPR} + 224]
+    mrs     x2, elr_el2
+    mrs     x3, spsr_el2
+    str     x30, [sp, #{FRAME_GPR} + 240]
+    stp     x2, x3, [sp, #{FRAME_ELR}]
+    mov     x0, sp
+    mov     x29, xzr                // frame chains end here
+    mov     x30, xzr
+    blr     x1                      // (frame)
+
+// Resumes the host from the frame at SP; also the first way into EL1 (sp = a frame).
+    .global hyp_host_resume
+hyp_host_resume:
+    ldp     x2, x3, [sp, #{FRAME_ELR}]
+    msr     elr_el2, x2
+    msr     spsr_el2, x3
+    ldp     x0, x1, [sp, #{FRAME_GPR}]
+    ldp     x2, x3, [sp, #{FRAME_GPR} + 16]
+    ldp     x4, x5, [sp, #{FRAME_GPR} + 32]
+    ldp     x6, x7, [sp, #{FRAME_GPR} + 48]
+    ldp     x8, x9, [sp, #{FRAME_GPR} + 64]
+    ldp     x10, x11, [sp, #{FRAME_GPR} + 80]
+    ldp     x12, x13, [sp, #{FRAME_GPR} + 96]
+    ldp     x14, x15, [sp, #{FRAME_GPR} + 112]
+    ldp     x16, x17, [sp, #{FRAME_GPR} + 128]
+    ldp     x18, x19, [sp, #{FRAME_GPR} + 144]
+    ldp     x20, x21, [sp, #{FRAME_GPR} + 160]
+    ldp     x22, x23, [sp, #{FRAME_GPR} + 176]
+    ldp     x24, x25, [sp, #{FRAME_GPR} + 192]
+    ldp     x26, x27, [sp, #{FRAME_GPR} + 208]
+    ldp     x28, x29, [sp, #{FRAME_GPR} + 224]
+    ldr     x30, [sp, #{FRAME_GPR} + 240]
+    add     sp, sp, #{FRAME_SIZE}
+    eret_sb
+
+// Enters EL1 for the first time: x0 = frame, x1 = top of this CPU's stack. Never returns.
+    .global hyp_host_first_entry
+hyp_host_first_entry:
+    sub     x1, x1, #{FRAME_SIZE}
+    mov     x2, #{FRAME_SIZE}
+1:  sub     x2, x2, #8
+    ldr     x3, [x0, x2]
+    str     x3, [x1, x2]
+    cbnz    x2, 1b
+    mov     sp, x1
+    b       hyp_host_resume
+
+// ---------------------------------------------------------------- guests
+
+// hyp_guest_enter(ctx) -> exit code. In: x0 = Context; ELR_EL2, SPSR_EL2 and every other register
+// of the guest are loaded. Out: x0..x30 in the Context are the guest's, x0 = code. C ABI otherwise.
+    .global hyp_guest_enter
+hyp_guest_enter:
+    stp     x29, x30, [sp, #-112]!
+    mov     x29, sp
+    stp     x19, x20, [sp, #16]
+    stp     x21, x22, [sp, #32]
+    stp     x23, x24, [sp, #48]
+    stp     x25, x26, [sp, #64]
+    stp     x27, x28, [sp, #80]
+    str     x0, [sp, #96]
+    isb                             // all that was written for the guest takes effect
+    mrs     x1, isr_el1             // an interrupt waits already: do not even start
+    cbz     x1, 1f
+    mov     x0, #{EXIT_IRQ}
+    b       hyp_guest_return
+1:  add     x29, x0, #{CTX_GPR}
+    ldp     x0, x1, [x29]
+    ldp     x2, x3, [x29, #16]
+    ldp     x4, x5, [x29, #32]
+    ldp     x6, x7, [x29, #48]
+    ldp     x8, x9, [x29, #64]
+    ldp     x10, x11, [x29, #80]
+    ldp     x12, x13, [x29, #96]
+    ldp     x14, x15, [x29, #112]
+    ldp     x16, x17, [x29, #128]
+    ldp     x18, x19, [x29, #144]
+    ldp     x20, x21, [x29, #160]
+    ldp     x22, x23, [x29, #176]
+    ldp     x24, x25, [x29, #192]
+    ldp     x26, x27, [x29, #208]
+    ldr     x30, [x29, #240]
+    ldp     x28, x29, [x29, #224]
+    eret_sb
+
+    .macro  from_guest code
+    .balign 0x80
+    stp     x0, x1, [sp, #-16]!
+    mov     x0, #\code
+    b       hyp_guest_exit
+    .endm
+
+hyp_guest_exit:
+    ldr     x1, [sp, #16 + 96]      // the Context
+    add     x1, x1, #{CTX_GPR}
+    stp     x2, x3, [x1, #16]
+    stp     x4, x5, [x1, #32]
+    stp     x6, x7, [x1, #48]
+    stp     x8, x9, [x1, #64]
+    stp     x10, x11, [x1, #80]
+    stp     x12, x13, [x1, #96]
+    stp     x14, x15, [x1, #112]
+    stp     x16, x17, [x1, #128]
+    stp     x18, x19, [x1, #144]
+    stp     x20, x21, [x1, #160]
+    stp     x22, x23, [x1, #176]
+    stp     x24, x25, [x1, #192]
+    stp     x26, x27, [x1, #208]
+    stp     x28, x29, [x1, #224]
+    str     x30, [x1, #240]
+    ldp     x2, x3, [sp], #16
+    stp     x2, x3, [x1]
+
+    // An SError that the guest caused must be the guest's: take it here, while HCR_EL2.AMO is set.
+    // Taking it overwrites the syndrome registers, which belong to the exit.
+    dsb     sy
+    isb
+    mrs     x2, isr_el1
+    tbz     x2, #8, hyp_guest_return
+    mrs     x3, elr_el2
+    mrs     x4, spsr_el2
+    mrs     x5, esr_el2
+    mrs     x6, sp_el0              // the vector's scratch, and the guest's
+    mrs     x7, elr_el1
+    msr     daifclr, #4
+.L_window_open:
+    isb
+.L_window_close:
+    msr     daifset, #4
+    msr     elr_el2, x3
+    msr     spsr_el2, x4
+    msr     esr_el2, x5
+    msr     sp_el0, x6
+    msr     elr_el1, x7
+
+hyp_guest_return:
+    ldp     x19, x20, [sp, #16]
+    ldp     x21, x22, [sp, #32]
+    ldp     x23, x24, [sp, #48]
+    ldp     x25, x26, [sp, #64]
+    ldp     x27, x28, [sp, #80]
+    ldp     x29, x30, [sp], #112
+    ret
+
+// ---------------------------------------------------------------- the tables
+
+    .balign 0x800
+    .global hyp_vector_host
+hyp_vector_host:
+    from_el2 0                      // current EL, SP_EL0
+    from_el2 1
+    from_el2 2
+    from_el2 3
+    from_el2 0                      // current EL, SP_EL2
+    from_el2 1
+    from_el2 2
+    serror_from_el2
+    from_host {HOST_SYNC}           // lower EL, AArch64
+    from_host {HOST_ASYNC}
+    from_host {HOST_ASYNC}
+    from_host {HOST_ASYNC}
+    from_host {HOST_SYNC}           // lower EL, AArch32: the host's EL0
+    from_host {HOST_ASYNC}
+    from_host {HOST_ASYNC}
+    from_host {HOST_ASYNC}
+
+    .balign 0x800
+    .global hyp_vector_guest
+hyp_vector_guest:
+    from_el2 0
+    from_el2 1
+    from_el2 2
+    from_el2 3
+    from_el2 0
+    from_el2 1
+    from_el2 2
+    serror_from_el2
+    from_guest {EXIT_SYNC}
+    from_guest {EXIT_IRQ}
+    from_guest {EXIT_IRQ}           // FIQ: the host's business just as well
+    from_guest {EXIT_SERROR}
+    from_guest {EXIT_SYNC}
+    from_guest {EXIT_IRQ}
+    from_guest {EXIT_IRQ}
+    from_guest {EXIT_SERROR}
+    .balign 0x80
+
+    .purgem adr_l
+    .purgem eret_sb
+    .purgem from_el2
+    .purgem serror_from_el2
+    .purgem from_host
+    .purgem from_guest

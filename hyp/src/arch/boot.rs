@@ -1,0 +1,112 @@
+//! The entry code and what it needs to know; where the parts of the image are.
+//!
+//! I1: the image is loaded at a multiple of 2 MiB and lies within 2 MiB (checked by entry.S and the
+//! linker script).
+
+use core::arch::global_asm;
+
+use super::mmu;
+use crate::board::Board;
+
+/// HCR_EL2 until the host runs: EL1 is AArch64, E2H = 0.
+const HCR_BOOT: u64 = 1 << 31;
+/// SCTLR_EL2: the bits that are RES1, everything else off.
+pub const SCTLR_RES1: u64 = 0x30c5_0830;
+/// SCTLR_EL2 in use: MMU, caches, stack alignment check.
+const SCTLR_ON: u64 = SCTLR_RES1 | 1 | (1 << 2) | (1 << 3) | (1 << 12);
+
+global_asm!(
+    include_str!("../../../boot/entry.S"),
+    HCR_BOOT = const HCR_BOOT,
+    SCTLR_OFF = const SCTLR_RES1,
+    SCTLR_ON = const SCTLR_ON,
+    TCR = const mmu::TCR,
+    MAIR = const mmu::MAIR,
+    BLOCK_NORMAL = const mmu::EARLY_BLOCK,
+    EARLY_TABLES = sym mmu::EARLY,
+    START = sym start,
+    UART = const crate::board::QemuVirt::FALLBACK_UART,
+);
+
+/// SCTLR_EL2 from the final tables on: as entry.S has it, and nothing writable is executable.
+pub const SCTLR_FINAL: u64 = SCTLR_ON | (1 << 19);
+
+/// The block that is the image's alone.
+pub const BLOCK: u64 = 2 << 20;
+
+/// A part of the image, in bytes: start and end.
+pub type Part = (u64, u64);
+
+unsafe extern "C" {
+    static hyp_head: u8;
+    static __hyp_text_end: u8;
+    static __hyp_rodata_start: u8;
+    static __hyp_rodata_end: u8;
+    static __hyp_data_start: u8;
+    static __hyp_data_end: u8;
+    static __hyp_stack_bottom: u8;
+    static __hyp_stack_top: u8;
+    static __hyp_emergency_bottom: u8;
+    static __hyp_emergency_top: u8;
+}
+
+/// Address of a linker symbol.
+macro_rules! address {
+    ($symbol:ident) => {
+        (&raw const $symbol) as u64
+    };
+}
+
+/// Where entry.S goes: the first Rust code.
+extern "C" fn start(dtb: u64) -> ! {
+    crate::el2::start(dtb)
+}
+
+/// Where the image was loaded.
+pub fn base() -> u64 {
+    address!(hyp_head)
+}
+/// Code.
+pub fn text() -> Part {
+    (address!(hyp_head), address!(__hyp_text_end))
+}
+/// Constants.
+pub fn rodata() -> Part {
+    (address!(__hyp_rodata_start), address!(__hyp_rodata_end))
+}
+/// Variables.
+pub fn data() -> Part {
+    (address!(__hyp_data_start), address!(__hyp_data_end))
+}
+/// The stack; the page below it is never mapped.
+pub fn stack() -> Part {
+    (address!(__hyp_stack_bottom), address!(__hyp_stack_top))
+}
+/// The stack for exceptions from EL2 itself; the page below it is never mapped.
+pub fn emergency_stack() -> Part {
+    (address!(__hyp_emergency_bottom), address!(__hyp_emergency_top))
+}
+
+/// The descriptor that xtask patched behind the header.
+#[derive(Clone, Copy, Debug)]
+pub struct Descriptor {
+    /// Offset of the EL1 payload from [`base`].
+    pub payload_offset: u64,
+    /// Its size in the file.
+    pub payload_size: u64,
+}
+
+/// Reads the descriptor; `None` if its magic is gone.
+pub fn descriptor() -> Option<Descriptor> {
+    unsafe extern "C" {
+        static hyp_descriptor: [u64; 3];
+    }
+    // SAFETY:
+    // 1. The symbol names 24 initialised bytes in text (boot/entry.S), 8-byte aligned.
+    // 2. They are patched in the file, not at run time; the volatile read keeps the compiler from
+    //    using what it saw at build time.
+    let [magic, payload_offset, payload_size] =
+        unsafe { (&raw const hyp_descriptor).read_volatile() };
+    (magic == u64::from_le_bytes(*b"REDANPL1"))
+        .then_some(Descriptor { payload_offset, payload_size })
+}

@@ -1,0 +1,141 @@
+//! The steps of the boot that touch memory or registers by address: what `el2` decides, done.
+//!
+//! Each function is called once, in the order in which they stand here, on one CPU.
+
+use hyp_abi::{PAGE_SHIFT, PAGE_SIZE, Vmid};
+use hyp_core::CpuLocal;
+use hyp_core::machine::Frames;
+use hyp_core::memmap::PageRange;
+use hyp_core::vcpu::Fp;
+use hyp_dtb::{Dtb, HEADER_BYTES, Region, header_size};
+use hyp_s2::{Regime, TablePfn};
+
+use super::boot::{self, Part};
+use super::cpu::{self, Features, Traps};
+use super::gic::Vgic;
+use super::mmu::{Kind, Map, MapError};
+use super::percpu::{self, PerCpu};
+use super::{switch, timer, vectors};
+use crate::el2::BootError;
+use crate::machine::Hw;
+use crate::survey::Memory;
+use crate::{console, heap};
+
+/// Start and end of a range of pages, in bytes.
+pub fn bytes_of(range: PageRange) -> Part {
+    (range.start() << PAGE_SHIFT, range.end() << PAGE_SHIFT)
+}
+
+/// The pages that `size` bytes at `start` touch.
+fn around(start: u64, size: u64) -> Result<Part, MapError> {
+    PageRange::outward(start, size).map(bytes_of).ok_or(MapError::Range)
+}
+
+/// Lets `f` read memory that is in no final map yet.
+fn peek<X>(map: &mut Map, at: u64, size: u64, f: impl FnOnce(&[u8]) -> X) -> Result<X, MapError> {
+    map.add(around(at, size)?, Kind::RoData)?;
+    // SAFETY:
+    // 1. The bytes are mapped, just now, and not at address zero (an address space that has one
+    //    would make the reference null).
+    // 2. Nobody writes them: EL1 has not run, other CPUs wait, and devices are idle (arm64 boot
+    //    protocol). The reference does not outlive `f`.
+    Ok(f(unsafe { core::slice::from_raw_parts(at as *const u8, size as usize) }))
+}
+
+/// Checks the device tree at `pa` and lets `f` read it.
+pub fn with_device_tree<X>(
+    map: &mut Map,
+    pa: u64,
+    f: impl FnOnce(&mut Map, &Dtb<'_>) -> Result<X, BootError>,
+) -> Result<X, BootError> {
+    // The boot protocol wants it at a multiple of 8; a loader that has none passes 0 or a relic.
+    if pa == 0 || !pa.is_multiple_of(8) {
+        return Err(BootError::NoDeviceTree(pa));
+    }
+    let size = peek(map, pa, HEADER_BYTES as u64, header_size)?? as u64;
+    map.add(around(pa, size)?, Kind::RoData)?;
+    // SAFETY: as in `peek`.
+    let bytes = unsafe { core::slice::from_raw_parts(pa as *const u8, size as usize) };
+    f(map, &Dtb::parse(bytes)?)
+}
+
+/// The first 64 bytes at `pa`, as words.
+pub fn header(map: &mut Map, pa: u64) -> Result<[u64; 8], MapError> {
+    peek(map, pa, 64, |bytes| {
+        let mut words = [0; 8];
+        for (word, chunk) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u64::from_le_bytes(*chunk);
+        }
+        words
+    })
+}
+
+/// Sends text to the PL011 at `pa` from now on.
+pub fn use_console(map: &mut Map, pa: u64) -> Result<(), MapError> {
+    map.add(around(pa, PAGE_SIZE)?, Kind::Device)?;
+    // SAFETY: 1. The device tree, or the board, says that it is one; 2. the final map keeps it.
+    unsafe { console::init(pa) };
+    Ok(())
+}
+
+/// Turns the final map on and puts the carve-out to use. `devices` are those of EL2's.
+pub fn take_over(
+    memory: &Memory,
+    devices: impl IntoIterator<Item = Option<Region>>,
+) -> Result<Hw, MapError> {
+    let mut map = Map::last();
+    map.add(boot::text(), Kind::Text)?;
+    map.add(boot::rodata(), Kind::RoData)?;
+    for part in [boot::data(), boot::stack(), boot::emergency_stack()] {
+        map.add(part, Kind::Data)?;
+    }
+    let (image_start, image_end) = bytes_of(memory.image);
+    for region in memory.ram.regions() {
+        // The image's block is mapped above, page by page; the rest of it stays out.
+        let (start, end) = bytes_of(region);
+        map.add((start, end.min(image_start)), Kind::Data)?;
+        map.add((start.max(image_end), end), Kind::Data)?;
+    }
+    for device in devices.into_iter().flatten() {
+        map.add(around(device.base, device.size)?, Kind::Device)?;
+    }
+    // SAFETY: 1. Above are the image, both stacks, all RAM and the devices that EL2 uses.
+    unsafe { map.activate() };
+    // SAFETY: 1. RAM is mapped. 2. Parts of a plan are disjoint from each other and from all else
+    //    that is in use (`hyp_core::plan`, I1 and I2), and this one is named nowhere else.
+    unsafe { heap::init(memory.plan.heap) };
+    // SAFETY: as above.
+    let hw = unsafe { Hw::new(memory.plan.meta, memory.ram.pages()) }.ok_or(MapError::Range)?;
+    memory.plan.host_root.iter().for_each(|pfn| hw.zero(pfn));
+    Ok(hw)
+}
+
+/// Takes the virtual interface of a GICv2.
+pub fn gicv2(gich: Region) -> Vgic {
+    // SAFETY: 1. The device tree says that it is there, and the final map has it; 2. called once.
+    unsafe { Vgic::v2(gich.base) }
+}
+
+/// Prepares this CPU for the host: registers, traps, stage 2.
+pub fn prepare_cpu(features: &Features, root: TablePfn, vtcr: u64) {
+    let traps = Traps::new(features);
+    cpu::init_once(features);
+    timer::init();
+    switch::first_regime(Regime { vmid: Vmid::HOST, root }, vtcr, &traps);
+    let state = PerCpu {
+        local: CpuLocal::new(percpu::number()),
+        traps,
+        at_el1: features.at_el1,
+        host_fp: Fp::default(),
+        fp_is_guests: false,
+    };
+    // SAFETY: 1. EL1 has not run, so no exception has come from it.
+    unsafe { percpu::init(state) };
+}
+
+/// Enters the payload at EL1.
+pub fn enter_host(entry: u64, dtb: u64) -> ! {
+    // SAFETY: 1. `prepare_cpu` has turned the host's stage 2 on, with tables that map nothing of
+    //    EL2's.
+    unsafe { vectors::enter_host(entry, dtb) }
+}

@@ -1,0 +1,57 @@
+//! Cache maintenance by virtual address (= physical), for ranges that EL2 has mapped Normal.
+
+use core::arch::asm;
+
+use super::sysreg::{dsb_ish, isb};
+
+/// CTR_EL0: what the smallest lines are, and what maintenance the CPU needs at all.
+fn ctr() -> u64 {
+    let ctr: u64;
+    // SAFETY: 1. Reading CTR_EL0 has no side effect.
+    unsafe { asm!("mrs {}, ctr_el0", out(reg) ctr, options(nomem, nostack, preserves_flags)) };
+    ctr
+}
+
+/// Calls `op` for each line of `start..start + size`; `field` is the log2 of a line in words.
+fn lines(start: u64, size: u64, field: u64, op: impl Fn(u64)) {
+    let line = 4_u64 << (field & 0xf);
+    let mut at = start & !(line - 1);
+    while at < start + size {
+        op(at);
+        at += line;
+    }
+}
+
+/// Cleans and invalidates data to the point of coherency.
+pub fn clean_to_poc(start: u64, size: u64) {
+    lines(start, size, ctr() >> 16, |at| {
+        // SAFETY:
+        // 1. Cleaning and invalidating changes no memory content that a coherent observer sees.
+        // 2. An address that is not mapped would fault; callers pass RAM, which EL2 maps whole.
+        unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) }
+    });
+    dsb_ish();
+}
+
+/// Makes instructions just written visible to all CPUs' fetches (DDI0487 B2.4.4): data to the point
+/// of unification, then instruction caches.
+pub fn sync_icache(start: u64, size: u64) {
+    let ctr = ctr();
+    const IDC: u64 = 1 << 28;
+    const DIC: u64 = 1 << 29;
+    if ctr & IDC == 0 {
+        lines(start, size, ctr >> 16, |at| {
+            // SAFETY: as in `clean_to_poc`.
+            unsafe { asm!("dc cvau, {}", in(reg) at, options(nostack, preserves_flags)) }
+        });
+    }
+    dsb_ish();
+    if ctr & DIC == 0 {
+        // By physical page through an alias (a guest's IPA): with a VIPT cache a line may be held
+        // under other indices than EL2's address has, so all of it goes (D7.5.10).
+        // SAFETY: 1. Instruction caches hold no state but copies.
+        unsafe { asm!("ic ialluis", options(nostack, preserves_flags)) };
+        dsb_ish();
+    }
+    isb();
+}

@@ -1,0 +1,217 @@
+//! What this CPU has, and the trap configuration that follows from it.
+//!
+//! Two settings exist, [`Traps::host`] and [`Traps::guest`]; the world switch changes from one to
+//! the other. A feature that a CPU does not have has its bits RES0 or RES1, and they are written so.
+
+use aarch64_cpu::registers::{CPTR_EL2, HCR_EL2, MDCR_EL2, MIDR_EL1, MPIDR_EL1, VMPIDR_EL2};
+use hyp_core::inject;
+use hyp_core::sysreg::{self as id, Enc};
+use tock_registers::interfaces::{Readable, Writeable};
+
+use super::idreg;
+use super::sysreg::{
+    isb, pmcr_el0, set_hcrx_el2, set_hdfgrtr_el2, set_hdfgwtr_el2, set_hfgitr_el2, set_hfgrtr_el2,
+    set_hfgwtr_el2, set_hstr_el2, set_vpidr_el2,
+};
+
+/// CPTR_EL2.TFP: floating point and SIMD trap.
+const TFP: u64 = 1 << 10;
+/// CPTR_EL2 with all that it can name trapped but FP and AMU; RES1 where there is no SVE or SME.
+const CPTR_BASE: u64 = 0x33ff;
+
+/// Features that EL2 must know of.
+#[derive(Clone, Copy, Debug)]
+pub struct Features {
+    pauth: bool,
+    /// SVE or SME: EL2 does not switch their state, so nobody has them.
+    pub vector: bool,
+    mte: bool,
+    ras: bool,
+    amu: bool,
+    trace: bool,
+    pmu: bool,
+    spe: bool,
+    trbe: bool,
+    trace_filter: bool,
+    lor: bool,
+    hcx: bool,
+    fgt: bool,
+    mops: bool,
+    tcr2: bool,
+    sctlr2: bool,
+    /// The walker sets access flags.
+    pub hardware_af: bool,
+    /// ID_AA64MMFR0_EL1.PARange.
+    pub pa_range: u8,
+    /// What an exception to EL1 does to PSTATE.
+    pub at_el1: inject::Features,
+}
+
+impl Features {
+    /// Reads the ID registers.
+    pub fn detect() -> Self {
+        let pfr0 = idreg::read(id::ID_AA64PFR0_EL1);
+        let pfr1 = idreg::read(id::ID_AA64PFR1_EL1);
+        let dfr0 = idreg::read(id::ID_AA64DFR0_EL1);
+        let mmfr0 = idreg::read(id::ID_AA64MMFR0_EL1);
+        let mmfr1 = idreg::read(id::ID_AA64MMFR1_EL1);
+        let mmfr3 = idreg::read(Enc::new(3, 0, 0, 7, 3));
+        let isar1 = idreg::read(id::ID_AA64ISAR1_EL1);
+        let isar2 = idreg::read(id::ID_AA64ISAR2_EL1);
+        let has = |register: u64, shift: u32| field(register, shift) != 0;
+        Self {
+            pauth: isar1 & 0xff00_0ff0 != 0 || has(isar2, 12) || has(isar2, 8),
+            vector: has(pfr0, 32) || has(pfr1, 24),
+            mte: field(pfr1, 8) >= 2,
+            ras: has(pfr0, 28),
+            amu: has(pfr0, 44),
+            trace: has(dfr0, 4),
+            pmu: has(dfr0, 8) && field(dfr0, 8) != 0xf,
+            spe: has(dfr0, 32),
+            trbe: has(dfr0, 44),
+            trace_filter: has(dfr0, 40),
+            lor: has(mmfr1, 16),
+            hcx: has(mmfr1, 40),
+            fgt: has(mmfr0, 56),
+            mops: has(isar2, 16),
+            tcr2: has(mmfr3, 0),
+            sctlr2: has(mmfr3, 4),
+            hardware_af: has(mmfr1, 0),
+            pa_range: field(mmfr0, 0),
+            at_el1: inject::Features::from_id(pfr1, mmfr1),
+        }
+    }
+
+    /// Width of physical addresses, of which EL2's tables can name 48 bits.
+    pub fn pa_bits(&self) -> u8 {
+        match self.pa_range {
+            0 => 32,
+            1 => 36,
+            2 => 40,
+            3 => 42,
+            4 => 44,
+            _ => 48,
+        }
+    }
+}
+
+/// A four-bit ID field.
+fn field(register: u64, shift: u32) -> u8 {
+    ((register >> shift) & 0xf) as u8
+}
+
+/// One setting of the trap registers.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    hcr: u64,
+    hcrx: Option<u64>,
+    cptr: u64,
+    mdcr: u64,
+    hstr: u64,
+}
+
+impl Setting {
+    /// Writes it; the caller's next `isb` makes it effective. `fp`: floating point may be used;
+    /// `extra`: further bits of HCR_EL2.
+    pub fn apply(&self, fp: bool, extra: u64) {
+        HCR_EL2.set(self.hcr | extra);
+        CPTR_EL2.set(if fp { self.cptr } else { self.cptr | TFP });
+        MDCR_EL2.set(self.mdcr);
+        if let Some(hcrx) = self.hcrx {
+            set_hcrx_el2(hcrx);
+        }
+        set_hstr_el2(self.hstr);
+    }
+}
+
+/// Lets EL2 itself, and whoever runs next, use the FP registers.
+pub fn open_fp() {
+    CPTR_EL2.set(CPTR_EL2.get() & !TFP);
+    isb();
+}
+
+/// Both settings.
+#[derive(Clone, Copy, Debug)]
+pub struct Traps {
+    /// While the host runs.
+    pub host: Setting,
+    /// While a guest runs.
+    pub guest: Setting,
+}
+
+/// HCR_EL2.TWI and TWE.
+pub const TRAP_WFX: u64 = 1 << 13 | 1 << 14;
+
+impl Traps {
+    /// What this CPU's features make of the policy.
+    pub fn new(f: &Features) -> Self {
+        let bit = |wanted: bool, n: u32| u64::from(wanted) << n;
+        // VM, SWIO, TSC, TIDCP, RW: set/way invalidation must not lose EL2's dirty lines, and
+        // implementation defined registers can switch off coherency.
+        let both = 1 | 1 << 1 | 1 << 19 | 1 << 20 | 1 << 31;
+        let host = both
+            | bit(f.pauth, 41) // API
+            | bit(f.pauth, 40) // APK
+            | bit(f.mte, 56) // ATA
+            | bit(f.vector, 18); // TID3: the host sees no SVE and SME
+        // PTW, FMO, IMO, AMO, FB, BSU = inner shareable, TID1, TID3, TACR.
+        let guest = both | 0x3c | 1 << 9 | 1 << 10 | 1 << 16 | 1 << 18 | 1 << 21
+            | bit(f.lor, 35) // TLOR
+            | bit(f.ras, 36) // TERR
+            | bit(f.mte, 58); // TID5
+        // HPMN: all counters are EL1's; with 0 (which some CPUs forbid) only if there are none.
+        let hpmn = if f.pmu { (pmcr_el0() >> 11) & 0x1f } else { 0 };
+        Self {
+            host: Setting {
+                hcr: host,
+                hcrx: f.hcx.then_some(bit(f.mops, 11) | bit(f.tcr2, 14) | bit(f.sctlr2, 15)),
+                cptr: CPTR_BASE,
+                // E2PB, E2TB: the profiling and trace buffers are EL1's.
+                mdcr: hpmn | bit(f.spe, 12) | bit(f.spe, 13) | bit(f.trbe, 24) | bit(f.trbe, 25),
+                hstr: 0,
+            },
+            guest: Setting {
+                hcr: guest,
+                hcrx: f.hcx.then_some(0),
+                cptr: CPTR_BASE | bit(f.trace, 20) | bit(f.amu, 30),
+                // TDA, TDOSA, TDRA, TPM, TPMCR, TPMS, TTRF.
+                mdcr: hpmn
+                    | 0b111 << 9
+                    | bit(f.pmu, 6)
+                    | bit(f.pmu, 5)
+                    | bit(f.spe, 14)
+                    | bit(f.trace_filter, 19),
+                hstr: 1 << 15, // AArch32 EL0: CP15 c15
+            },
+        }
+    }
+}
+
+/// MIDR_EL1.
+pub fn midr() -> u64 {
+    MIDR_EL1.get()
+}
+
+/// MPIDR_EL1.
+pub fn mpidr() -> u64 {
+    MPIDR_EL1.get()
+}
+
+/// The identity that EL1 reads: the host's is the CPU's own.
+pub fn identity_of_host() {
+    set_vpidr_el2(MIDR_EL1.get());
+    VMPIDR_EL2.set(MPIDR_EL1.get());
+}
+
+/// Registers that stay as they are set here. Fine-grained traps come out of reset with any value.
+pub fn init_once(f: &Features) {
+    if f.fgt {
+        set_hfgrtr_el2(0);
+        set_hfgwtr_el2(0);
+        set_hfgitr_el2(0);
+        set_hdfgrtr_el2(0);
+        set_hdfgwtr_el2(0);
+    }
+    identity_of_host();
+    isb();
+}

@@ -1,0 +1,62 @@
+//! What each CPU has to itself, found by the number in TPIDR_EL2.
+
+use core::cell::UnsafeCell;
+
+use aarch64_cpu::registers::TPIDR_EL2;
+use hyp_core::CpuLocal;
+use hyp_core::inject;
+use hyp_core::vcpu::Fp;
+use tock_registers::interfaces::Readable;
+
+use super::cpu::Traps;
+
+/// CPUs that EL2 runs on.
+pub const CPUS: usize = 1;
+
+/// State of one CPU.
+pub struct PerCpu {
+    /// The core's part.
+    pub local: CpuLocal,
+    /// Trap settings.
+    pub traps: Traps,
+    /// What an exception at EL1 does to PSTATE.
+    pub at_el1: inject::Features,
+    /// The host's FP registers, while a guest has them.
+    pub host_fp: Fp,
+    /// The FP registers are the loaded vCPU's.
+    pub fp_is_guests: bool,
+}
+
+struct Slot(UnsafeCell<Option<PerCpu>>);
+
+// SAFETY: 1. Each CPU uses its own slot only, and has one way in ([`with`]).
+unsafe impl Sync for Slot {}
+
+static SLOTS: [Slot; CPUS] = [const { Slot(UnsafeCell::new(None)) }; CPUS];
+
+/// Number of this CPU, from 0.
+pub fn number() -> usize {
+    TPIDR_EL2.get() as usize
+}
+
+/// Sets this CPU's state up; once.
+///
+/// # Safety
+/// No [`with`] is going on on this CPU.
+pub unsafe fn init(state: PerCpu) {
+    if let Some(slot) = SLOTS.get(number()) {
+        // SAFETY: 1. Only this CPU uses the slot, 2. and the caller says that it does not now.
+        unsafe { *slot.0.get() = Some(state) };
+    }
+}
+
+/// This CPU's state, for the length of one exception from EL1.
+///
+/// # Safety
+/// Called once for each exception from a lower level: EL2 takes no exception from itself and
+/// returns from, so this cannot happen twice at one time.
+pub unsafe fn this() -> &'static mut PerCpu {
+    let slot = SLOTS.get(number()).expect("CPU number");
+    // SAFETY: 1. Only this CPU uses the slot, 2. and the caller says that it does not now.
+    unsafe { &mut *slot.0.get() }.as_mut().expect("CPU state")
+}

@@ -1,0 +1,35 @@
+//! The virtual timer, which is the guest's while it runs, and access to the physical one, which is
+//! the host's.
+
+use aarch64_cpu::registers::{CNTHCTL_EL2, CNTV_CTL_EL0, CNTV_CVAL_EL0, CNTVOFF_EL2};
+use hyp_core::vcpu::Timer;
+use tock_registers::interfaces::{Readable, Writeable};
+
+use super::sysreg::isb;
+
+/// The host's rights: physical counter and timer.
+pub fn to_host(timer: &mut Timer) {
+    timer.ctl = CNTV_CTL_EL0.get();
+    timer.cval = CNTV_CVAL_EL0.get();
+    // Off before the guest's is forgotten: its line must not reach the host as an interrupt that
+    // nobody accounts for.
+    CNTV_CTL_EL0.set(0);
+    isb();
+    CNTHCTL_EL2.write(CNTHCTL_EL2::EL1PCTEN::SET + CNTHCTL_EL2::EL1PCEN::SET);
+}
+
+/// The guest's rights: the physical counter, whose difference to the virtual one is zero; not the
+/// physical timer.
+pub fn to_guest(timer: &Timer) {
+    CNTHCTL_EL2.write(CNTHCTL_EL2::EL1PCTEN::SET + CNTHCTL_EL2::EL1PCEN::CLEAR);
+    CNTV_CVAL_EL0.set(timer.cval);
+    CNTV_CTL_EL0.set(timer.ctl);
+}
+
+/// Before the host first runs.
+pub fn init() {
+    CNTVOFF_EL2.set(0);
+    CNTV_CTL_EL0.set(0);
+    CNTHCTL_EL2.write(CNTHCTL_EL2::EL1PCTEN::SET + CNTHCTL_EL2::EL1PCEN::SET);
+    isb();
+}

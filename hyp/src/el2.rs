@@ -1,0 +1,164 @@
+//! The composition root: from the first Rust instruction to the host's first.
+//!
+//! Knows the order of the boot and what is wired to what. Every step that can fail says why in one
+//! line on the console, and then EL2 stops: nothing of EL1 has run yet.
+
+use core::fmt;
+
+use hyp_core::hyp::ConfigError;
+use hyp_core::plan::PlanError;
+use hyp_core::sysreg::ID_REGISTERS;
+use hyp_core::{Config, Hyp};
+use hyp_dtb::{Dtb, DtbError, Psci, UartKind};
+use hyp_s2::TablePfn;
+use hyp_s2::geometry::Geometry;
+use hyp_sync::Once;
+
+use crate::arch::bringup;
+use crate::arch::cpu::{self, Features};
+use crate::arch::gic::Vgic;
+use crate::arch::mmu::{Map, MapError};
+use crate::arch::{boot, idreg, smc};
+use crate::board::{Board, QemuVirt};
+use crate::machine::Hw;
+use crate::payload::{Payload, PayloadError};
+use crate::survey::{Interrupts, Memory};
+use crate::{console, panic};
+
+/// Widest IPA space in use: with 40 bits stage 2 begins at level 1, by concatenated roots.
+const IPA_BITS: u8 = 40;
+
+static HYP: Once<Hyp<Hw>> = Once::new();
+static VGIC: Once<Vgic> = Once::new();
+
+/// The hypervisor; it is there before the host's first instruction.
+pub fn hyp() -> &'static Hyp<Hw> {
+    HYP.get().expect("the boot is over")
+}
+
+/// The virtual interrupt interface; it is there before the host's first instruction.
+pub fn vgic() -> &'static Vgic {
+    VGIC.get().expect("the boot is over")
+}
+
+/// The first Rust code: MMU and caches are on, only the image is mapped.
+pub fn start(dtb: u64) -> ! {
+    let mut map = Map::early();
+    match bringup::with_device_tree(&mut map, dtb, |map, tree| boot_with(map, tree, dtb)) {
+        Ok(entry) => bringup::enter_host(entry, dtb),
+        Err(error) => {
+            if !console::is_open() {
+                // If that cannot be mapped the text is lost, and there is nobody to tell.
+                let _ = bringup::use_console(&mut map, QemuVirt::FALLBACK_UART);
+            }
+            log::error!("cannot start: {error}");
+            panic::stop()
+        }
+    }
+}
+
+/// Boots on the machine that the tree describes; answers where the payload begins.
+fn boot_with(map: &mut Map, tree: &Dtb<'_>, dtb: u64) -> Result<u64, BootError> {
+    let uart = tree.uart()?.filter(|uart| uart.kind == UartKind::Pl011);
+    if let Some(uart) = uart {
+        bringup::use_console(map, uart.registers.base)?;
+    }
+    if tree.psci()? == Some(Psci::Smc) {
+        smc::found();
+    }
+    let features = Features::detect();
+    let version = env!("CARGO_PKG_VERSION");
+    log::info!("redan {version} at {:#x}, CPU {:#010x}", boot::base(), cpu::midr());
+    let payload = Payload::find(map)?;
+    let ipa_bits = features.pa_bits().min(IPA_BITS);
+    let geometry = Geometry::new(ipa_bits).ok_or(BootError::AddressBits(ipa_bits))?;
+    let interrupts = Interrupts::survey(tree)?;
+    let memory = Memory::survey(tree, &payload, dtb, geometry)?;
+    log::info!("RAM {} MiB, guest addresses {ipa_bits} bits", memory.ram.pages() >> 8);
+
+    let devices = [uart.map(|uart| uart.registers), interrupts.gich];
+    let hw = bringup::take_over(&memory, devices)?;
+    let vgic = interrupts.gich.map_or_else(Vgic::v3, bringup::gicv2);
+    let size = vgic.size();
+    log::info!("GIC {:?}, {} list registers", interrupts.gic, size.list_registers);
+    VGIC.call_once(|| vgic);
+    let root = memory.plan.host_root.iter().next().map(TablePfn::new);
+    let root = root.ok_or(BootError::AddressBits(ipa_bits))?;
+    let hyp = Hyp::new(
+        hw,
+        Config {
+            memmap: memory.ram,
+            el2_owned: &[memory.image, memory.plan.carve_out],
+            private_devices: interrupts.private(),
+            host_root: root,
+            host_ipa_bits: ipa_bits,
+            guest_ipa_bits: ipa_bits,
+            pool: &[memory.plan.pool],
+            gic: interrupts.gic,
+            nr_lrs: size.list_registers,
+            lr_priority_bits: size.priority_bits,
+            vtimer_intid: tree.timer()?.virt,
+            id_values: ID_REGISTERS.map(idreg::read),
+        },
+    )?;
+    HYP.call_once(|| hyp);
+    let (start, end) = bringup::bytes_of(memory.plan.carve_out);
+    log::info!("EL2 keeps its image and {start:#x}..{end:#x}");
+    bringup::prepare_cpu(&features, root, geometry.vtcr(features.pa_range, features.hardware_af));
+    log::info!("payload of {} KiB at {:#x}", payload.size >> 10, payload.start);
+    Ok(payload.start)
+}
+
+/// Why EL2 cannot start.
+#[derive(Clone, Copy, Debug)]
+pub enum BootError {
+    /// x0 held no address of a device tree.
+    NoDeviceTree(u64),
+    /// The device tree is broken, or lacks something.
+    Tree(DtbError),
+    /// Memory.
+    Plan(PlanError),
+    /// EL2's own tables.
+    Map(MapError),
+    /// The payload.
+    Payload(PayloadError),
+    /// Something lies outside all addresses.
+    Nowhere {
+        /// Where it is said to be.
+        base: u64,
+        /// Its bytes.
+        size: u64,
+    },
+    /// The CPU has too few address bits.
+    AddressBits(u8),
+    /// The core refuses what this boot has put together.
+    Config(ConfigError),
+}
+
+impl fmt::Display for BootError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoDeviceTree(x0) => write!(f, "no device tree (x0 = {x0:#x})"),
+            Self::Tree(e) => write!(f, "{e}"),
+            Self::Plan(e) => write!(f, "{e}"),
+            Self::Map(e) => write!(f, "EL2's page tables: {e:?}"),
+            Self::Payload(e) => write!(f, "{e}"),
+            Self::Nowhere { base, size } => {
+                write!(f, "{size:#x} bytes at {base:#x} are outside the address space")
+            }
+            Self::AddressBits(bits) => write!(f, "{bits} bits of address are too few"),
+            Self::Config(e) => write!(f, "contradictory set-up: {e:?}"),
+        }
+    }
+}
+
+macro_rules! from {
+    ($($variant:ident($error:ty),)*) => {
+        $(impl From<$error> for BootError {
+            fn from(error: $error) -> Self {
+                Self::$variant(error)
+            }
+        })*
+    };
+}
+from! { Tree(DtbError), Plan(PlanError), Map(MapError), Payload(PayloadError), Config(ConfigError), }

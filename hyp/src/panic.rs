@@ -1,0 +1,55 @@
+//! The end: EL2 found a bug of its own.
+//!
+//! Says so without a lock, then turns the machine off, or stops. Nothing of EL1 runs again: the
+//! state that isolates it is in doubt.
+
+use core::fmt::Write;
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use crate::arch::vectors::Frame;
+use crate::arch::{smc, sysreg};
+use crate::console::Raw;
+
+/// How many panics there were: a panic inside a panic says less, and the third nothing.
+static DEPTH: AtomicU32 = AtomicU32::new(0);
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    match DEPTH.fetch_add(1, Ordering::Relaxed) {
+        // Writing to the UART cannot fail.
+        0 => {
+            let _ = writeln!(Raw, "\n[EL2] {info}");
+        }
+        1 => {
+            let _ = writeln!(Raw, "\n[EL2] panicked at a panic");
+        }
+        _ => sysreg::park(),
+    }
+    stop()
+}
+
+/// Turns the machine off if the firmware can, else stops this CPU.
+pub fn stop() -> ! {
+    smc::system_off();
+    sysreg::park()
+}
+
+/// An exception that EL2 took from itself.
+pub fn from_el2(kind: u64, frame: &Frame, sp: u64, esr: u64, far: u64) -> ! {
+    let kind = ["synchronous exception", "IRQ", "FIQ", "SError"].get(kind as usize).unwrap_or(&"?");
+    let _ = writeln!(Raw, "\n[EL2] {kind} in EL2: ESR {esr:#x} FAR {far:#x} SP {sp:#x}");
+    let _ = writeln!(Raw, "[EL2] ELR {:#x} SPSR {:#x}", frame.elr, frame.spsr);
+    for (n, four) in frame.gpr.chunks(4).enumerate() {
+        let _ = write!(Raw, "[EL2] x{:<2}", 4 * n);
+        for register in four {
+            let _ = write!(Raw, " {register:016x}");
+        }
+        let _ = writeln!(Raw);
+    }
+    let (guard_end, _) = crate::arch::boot::stack();
+    if (guard_end - hyp_abi::PAGE_SIZE..guard_end).contains(&far) {
+        panic!("stack overflow");
+    }
+    panic!("unexpected exception");
+}

@@ -1,0 +1,101 @@
+//! What the device tree says, in the form that the core wants it.
+//!
+//! Knows device tree types and core types. Must not know registers or pointers.
+
+use hyp_abi::PAGE_SIZE;
+use hyp_core::Gic;
+use hyp_core::memmap::{MemMap, PageRange};
+use hyp_core::plan::{Occupied, Plan, memory_map, plan};
+use hyp_dtb::system::{MAX_RAM, MAX_RESERVED};
+use hyp_dtb::{Dtb, Region};
+use hyp_s2::geometry::Geometry;
+
+use crate::arch::boot;
+use crate::el2::BootError;
+use crate::payload::Payload;
+
+/// RAM, and what EL2 takes of it.
+pub struct Memory {
+    /// All of it.
+    pub ram: MemMap,
+    /// The block of EL2's image.
+    pub image: PageRange,
+    /// The carve-out.
+    pub plan: Plan,
+}
+
+impl Memory {
+    /// Makes the plan, around everything that the boot loader has put somewhere.
+    pub fn survey(
+        tree: &Dtb<'_>,
+        payload: &Payload,
+        dtb: u64,
+        host: Geometry,
+    ) -> Result<Self, BootError> {
+        let mut ram = [(0, 0); MAX_RAM];
+        for (slot, region) in ram.iter_mut().zip(tree.ram()?.iter()) {
+            *slot = (region.base, region.size);
+        }
+        let mut no_map = [(0, 0); MAX_RESERVED];
+        let image = touched(boot::base(), boot::BLOCK)?;
+        let mut reserved = [image; MAX_RESERVED]; // the image is in nobody's way but its own
+        let all = tree.reserved()?;
+        for ((hole, busy), found) in no_map.iter_mut().zip(&mut reserved).zip(all.iter()) {
+            if found.no_map {
+                *hole = (found.region.base, found.region.size);
+            } else {
+                *busy = touched(found.region.base, found.region.size)?;
+            }
+        }
+        let ram = memory_map(&ram, &no_map)?;
+        let initrd = tree.chosen()?.initrd;
+        let occupied = Occupied {
+            image,
+            payload: touched(payload.start, payload.size)?,
+            dtb: touched(dtb, tree.bytes().len() as u64)?,
+            initrd: initrd.map(|r| touched(r.base, r.size)).transpose()?,
+            reserved: &reserved,
+        };
+        let plan = plan(&ram, &occupied, host)?;
+        Ok(Self { ram, image, plan })
+    }
+}
+
+/// The interrupt controller, as far as EL2 is concerned.
+pub struct Interrupts {
+    /// For the core.
+    pub gic: Gic,
+    /// GICH of a GICv2.
+    pub gich: Option<Region>,
+    private: Option<[PageRange; 2]>,
+}
+
+impl Interrupts {
+    /// Finds it.
+    pub fn survey(tree: &Dtb<'_>) -> Result<Self, BootError> {
+        Ok(match tree.gic()? {
+            hyp_dtb::Gic::V2 { gich, gicv, .. } => {
+                let pages = touched(gicv.base, gicv.size)?;
+                // A guest gets the first page; it must hold nothing but GICV.
+                let alone = gicv.base.is_multiple_of(PAGE_SIZE) && gicv.size >= PAGE_SIZE;
+                let first = pages.iter().next().filter(|_| alone);
+                Self {
+                    gic: Gic::V2 { gicv: first },
+                    gich: Some(gich),
+                    private: Some([touched(gich.base, gich.size)?, pages]),
+                }
+            }
+            hyp_dtb::Gic::V3 { .. } => Self { gic: Gic::V3, gich: None, private: None },
+        })
+    }
+
+    /// Device pages that the host must not touch.
+    pub fn private(&self) -> &[PageRange] {
+        self.private.as_ref().map_or(&[], |pages| pages.as_slice())
+    }
+}
+
+/// The pages of something that the tree, or a header, says is somewhere.
+fn touched(base: u64, size: u64) -> Result<PageRange, BootError> {
+    PageRange::outward(base, size).ok_or(BootError::Nowhere { base, size })
+}
