@@ -13,11 +13,20 @@
 //! - I2: after EL2 has said yes, nothing here allocates, so nothing can fail.
 //! - I3: two neighbouring runs that could be one, are one.
 #![cfg_attr(not(test), no_std)]
-
+#![cfg_attr(
+    test,
+    expect(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        reason = "an overflow in a test fails it"
+    )
+)]
 extern crate alloc;
 
 mod audit;
 mod counters;
+#[cfg(any(test, feature = "fakes"))]
+pub mod fake;
 mod hypercalls;
 mod mirror;
 mod runs;
@@ -27,3 +36,6 @@ pub use counters::{Counters, Snapshot};
 pub use hypercalls::{Calls, Features, GuestRun, HostRun, Hypercalls, Leftovers, RunExit, VmStats};
 pub use mirror::{Destroyed, Mirror, Unmapped};
 pub use runs::Mapping;
+
+#[cfg(test)]
+mod tests;
