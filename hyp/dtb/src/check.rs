@@ -1,9 +1,11 @@
 //! The structural check: everything that `fdt` 0.1.5 takes for granted.
 //!
 //! The format is the Devicetree Specification's v17. Stricter than the specification in three
-//! places, because `fdt` asserts there: properties come before children, there are no NOP tokens,
-//! and the structure block ends exactly with END. Names are bounded, so that no scan for their end
+//! places, because `fdt` asserts there: properties come before children, there are no NOP tokens
+//! ([`strip_nops`](crate::strip_nops) takes them out), and the structure block ends exactly with END. Names are bounded, so that no scan for their end
 //! makes reading quadratic.
+
+use core::ops::Range;
 
 use crate::DtbError;
 
@@ -18,10 +20,11 @@ const MAX_NAME: usize = 255;
 
 const MAGIC: u32 = 0xd00d_feed;
 const VERSION: u32 = 17;
-const BEGIN_NODE: u32 = 1;
-const END_NODE: u32 = 2;
-const PROP: u32 = 3;
-const END: u32 = 9;
+pub(crate) const BEGIN_NODE: u32 = 1;
+pub(crate) const END_NODE: u32 = 2;
+pub(crate) const PROP: u32 = 3;
+pub(crate) const NOP: u32 = 4;
+pub(crate) const END: u32 = 9;
 
 /// The size that a header claims.
 ///
@@ -52,12 +55,10 @@ pub(crate) fn check(bytes: &[u8]) -> Result<&[u8], DtbError> {
     }
     reservations(tree).last().transpose()?;
     let strings = block(tree, field(12)?, field(32)?).ok_or(DtbError::Strings)?;
-    let (start, length) = (field(8)?, field(36)?);
-    if start % 4 != 0 || length % 4 != 0 {
-        return Err(DtbError::Structure);
-    }
-    let structure = block(tree, start, length).ok_or(DtbError::Structure)?;
-    let base = usize::try_from(start).map_err(|_| DtbError::Structure)?;
+    let strings = tree.get(strings).ok_or(DtbError::Strings)?;
+    let range = structure(tree)?;
+    let base = range.start;
+    let structure = tree.get(range).ok_or(DtbError::Structure)?;
     Walk { structure: Words(structure), strings, base, at: 0 }.run()?;
     Ok(tree)
 }
@@ -84,18 +85,28 @@ pub(crate) fn reservations(tree: &[u8]) -> impl Iterator<Item = Result<(u64, u64
     })
 }
 
-/// A block of the tree, behind the header.
-fn block(tree: &[u8], offset: u32, length: u32) -> Option<&[u8]> {
+/// Where the structure block is in the tree at the start of `bytes`.
+pub(crate) fn structure(bytes: &[u8]) -> Result<Range<usize>, DtbError> {
+    let tree = bytes.get(..header_size(bytes)?).ok_or(DtbError::TooShort)?;
+    let field = |offset| Words(tree).at(offset).ok_or(DtbError::TooShort);
+    let range = block(tree, field(8)?, field(36)?).ok_or(DtbError::Structure)?;
+    let aligned = range.start % 4 == 0 && range.end % 4 == 0;
+    if aligned { Ok(range) } else { Err(DtbError::Structure) }
+}
+
+/// Where a block is in the tree: inside, and behind the header.
+fn block(tree: &[u8], offset: u32, length: u32) -> Option<Range<usize>> {
     let start = usize::try_from(offset).ok().filter(|o| *o >= HEADER_BYTES)?;
-    tree.get(start..start.checked_add(usize::try_from(length).ok()?)?)
+    let end = start.checked_add(usize::try_from(length).ok()?).filter(|e| *e <= tree.len())?;
+    Some(start..end)
 }
 
 /// Bytes as big-endian numbers.
 #[derive(Clone, Copy)]
-struct Words<'a>(&'a [u8]);
+pub(crate) struct Words<'a>(pub(crate) &'a [u8]);
 
-impl<'a> Words<'a> {
-    fn at(self, offset: usize) -> Option<u32> {
+impl Words<'_> {
+    pub(crate) fn at(self, offset: usize) -> Option<u32> {
         let bytes = self.0.get(offset..)?.first_chunk()?;
         Some(u32::from_be_bytes(*bytes))
     }
@@ -188,7 +199,7 @@ impl Walk<'_> {
 }
 
 /// Length of a NUL-terminated UTF-8 name of at most [`MAX_NAME`] bytes.
-fn name_length(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn name_length(bytes: &[u8]) -> Option<usize> {
     let length = bytes.iter().take(MAX_NAME + 1).position(|b| *b == 0)?;
     core::str::from_utf8(bytes.get(..length)?).ok()?;
     Some(length)

@@ -21,6 +21,7 @@
 )]
 
 pub mod check;
+mod compact;
 pub mod devices;
 mod error;
 mod list;
@@ -28,6 +29,7 @@ mod node;
 pub mod system;
 
 pub use check::{HEADER_BYTES, MAX_BYTES, MAX_DEPTH, header_size};
+pub use compact::strip_nops;
 pub use devices::{Gic, Timer, Uart, UartKind};
 pub use error::DtbError;
 pub use list::List;

@@ -3,7 +3,7 @@
 use crate::check::{check, reservations};
 use crate::{
     Chosen, Cpu, Dtb, DtbError, Enable, Gic, HEADER_BYTES, MAX_BYTES, MAX_DEPTH, Psci, Region,
-    Reserved, Timer, Uart, UartKind, header_size,
+    Reserved, Timer, Uart, UartKind, header_size, strip_nops,
 };
 
 pub(crate) const VIRT2: &[u8] = include_bytes!("../../../tests/data/virt-gicv2.dtb");
@@ -347,6 +347,75 @@ fn nesting_stops_at_the_limit() {
     assert_eq!(nested(MAX_DEPTH), Ok(()));
     let offset = 56 + 8 * MAX_DEPTH;
     assert_eq!(nested(MAX_DEPTH + 1), Err(DtbError::Depth { offset }));
+}
+
+/// The tree with NOPs before every token; `count` of them in all.
+fn with_nops(tree: &[u8]) -> (Vec<u8>, usize) {
+    let word = |o: usize| u32::from_be_bytes(*tree[o..].first_chunk().unwrap()) as usize;
+    let (start, length, strings) = (word(8), word(36), word(12));
+    assert_eq!(start + length, strings, "strings follow the structure");
+    let (mut out, mut at, mut count) = (tree[..start].to_vec(), start, 0);
+    while at < strings {
+        let size = match word(at) {
+            1 => 4 + (tree[at + 4..].iter().position(|b| *b == 0).unwrap() + 1),
+            3 => 12 + word(at + 4),
+            _ => 4,
+        };
+        let size = size.next_multiple_of(4);
+        for _ in 0..count % 3 + 1 {
+            out.extend(4_u32.to_be_bytes());
+        }
+        count += count % 3 + 1;
+        out.extend(&tree[at..at + size]);
+        at += size;
+    }
+    out.extend(&tree[strings..]);
+    for (field, value) in [(4, out.len()), (12, strings + 4 * count), (36, length + 4 * count)] {
+        out[field..field + 4].copy_from_slice(&(value as u32).to_be_bytes());
+    }
+    (out, count)
+}
+
+#[test]
+fn nops_are_refused_and_taken_out_leave_the_tree_that_was() {
+    for tree in [VIRT2, VIRT3, PI4, ODD] {
+        let (mut nopped, count) = with_nops(tree);
+        assert!(matches!(refusal(&nopped), DtbError::Token { token: 4, .. }));
+        assert_eq!(strip_nops(&mut nopped), Ok(count));
+        let start = u32::from_be_bytes(*tree[8..].first_chunk().unwrap()) as usize;
+        let length = u32::from_be_bytes(*tree[36..].first_chunk().unwrap()) as usize;
+        assert_eq!(nopped[start..start + length], tree[start..start + length]);
+        assert_eq!(nopped[36..40], tree[36..40]);
+        let (stripped, original) = (Dtb::parse(&nopped).unwrap(), Dtb::parse(tree).unwrap());
+        assert_eq!(stripped.ram(), original.ram());
+        assert_eq!(stripped.gic(), original.gic());
+        assert_eq!(stripped.uart(), original.uart());
+        assert_eq!(strip_nops(&mut nopped), Ok(0));
+    }
+}
+
+#[test]
+fn a_tree_without_nops_or_without_sense_stays_as_it_is() {
+    let unchanged = |tree: &[u8]| {
+        let mut bytes = tree.to_vec();
+        let answer = strip_nops(&mut bytes);
+        assert_eq!(bytes, tree);
+        answer
+    };
+    assert_eq!(unchanged(PI4), Ok(0));
+    assert_eq!(unchanged(&PI4[..20]), Err(DtbError::TooShort));
+    assert_eq!(unchanged(&with_word(PI4, 8, 57)), Err(DtbError::Structure));
+    let root = || Tokens::new().begin(b"").word(4);
+    let token = Err(DtbError::Token { offset: 68, token: 7 });
+    assert_eq!(unchanged(&root().word(7).end().word(9).build()), token);
+    let mut cut = root().word(3).word(u32::MAX).word(0).build();
+    assert_eq!(unchanged(&cut), Err(DtbError::Truncated { offset: 68 }));
+    // A value that ends behind the block, though inside the tree.
+    cut[72..76].copy_from_slice(&4_u32.to_be_bytes());
+    assert_eq!(unchanged(&cut), Err(DtbError::Truncated { offset: 84 }));
+    let mut nameless = root().word(1).word(u32::MAX);
+    nameless.strings = vec![1; 300];
+    assert_eq!(unchanged(&nameless.build()), Err(DtbError::NodeName { offset: 68 }));
 }
 
 #[test]
