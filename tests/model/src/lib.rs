@@ -22,7 +22,7 @@ pub use step::{Answer, Call, step};
 mod tests {
     use super::*;
     use alloc::vec;
-    use hyp_abi::{Hypercall, Pfn, Refusal};
+    use hyp_abi::{Hypercall, Pfn, Refusal, Ret};
 
     fn boot() -> State {
         let world = World {
@@ -37,8 +37,11 @@ mod tests {
 
     fn run(s: &mut State, call: Hypercall, args: [u64; 4], seen: i64) -> i64 {
         let [a, b, c, d] = args;
-        let (after, answer) =
-            step(s, Call { cpu: 0, regs: [call.function_id(), a, b, c, d] }, seen);
+        let (after, answer) = step(
+            s,
+            Call { cpu: 0, regs: [call.function_id(), a, b, c, d] },
+            Ret { x1: seen, ..Ret::default() },
+        );
         assert_eq!(broken(&after), None, "{call:?}");
         *s = after;
         match answer {

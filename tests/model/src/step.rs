@@ -31,10 +31,10 @@ pub enum Answer {
     Reads,
 }
 
-/// The state and the answer after a call. `seen` is the implementation's answer in x1, used only
-/// where the specification leaves a choice.
+/// The state and the answer after a call. `seen` is the implementation's answer, used only where
+/// the specification leaves a choice: a new handle, the page that comes back, how far a batch goes.
 #[must_use]
-pub fn step(before: &State, call: Call, seen: i64) -> (State, Answer) {
+pub fn step(before: &State, call: Call, seen: Ret) -> (State, Answer) {
     let [x0, a, b, c, d] = call.regs;
     let Some(which) = Hypercall::from_function_id(x0) else {
         debug_assert_eq!(NOT_SUPPORTED, u64::MAX);
@@ -50,10 +50,10 @@ pub fn step(before: &State, call: Call, seen: i64) -> (State, Answer) {
         Hypercall::ShareGuest => share_guest(&mut s, cpu, a, b, c, d),
         Hypercall::UnshareGuest => unshare_guest(&mut s, h, b, c),
         Hypercall::RelaxPerms => relax_perms(&mut s, cpu, a, b),
-        Hypercall::Wrprotect => wrprotect(&mut s, h, b, c),
+        Hypercall::Wrprotect => wrprotect(&mut s, h, b, c, seen.x2),
         Hypercall::TestClearYoung => test_clear_young(&mut s, h, b, c, d),
         Hypercall::Mkyoung => mkyoung(&mut s, cpu, a),
-        Hypercall::ReserveVm => reserve_vm(&mut s, seen),
+        Hypercall::ReserveVm => reserve_vm(&mut s, seen.x1),
         Hypercall::UnreserveVm => unreserve_vm(&mut s, h),
         Hypercall::InitVm => init_vm(&mut s, h, b, c, d),
         Hypercall::InitVcpu => init_vcpu(&mut s, h, b, c),
@@ -68,7 +68,7 @@ pub fn step(before: &State, call: Call, seen: i64) -> (State, Answer) {
         },
         Hypercall::TlbFlushVmid => vm(&s, h).map(|_| Ret::default()),
         Hypercall::MemcacheTopup => memcache_topup(&mut s, cpu, a),
-        Hypercall::ReclaimVmPage => reclaim_vm_page(&mut s, h, seen),
+        Hypercall::ReclaimVmPage => reclaim_vm_page(&mut s, h, seen.x1),
         Hypercall::MapGicv => map_gicv(&mut s, cpu, a),
         Hypercall::UnmapGicv => unmap_gicv(&mut s, h, b),
         Hypercall::VmStats => vm_stats(&s, h),
@@ -99,17 +99,14 @@ fn pfn(raw: u64) -> Result<Pfn, Refusal> {
     Pfn::new(raw).ok_or(Refusal::Invalid)
 }
 
-/// A gfn inside the guest's IPA space. One that no address can name is malformed, one that only
-/// this VM has not is out of range.
+/// A gfn inside the guest's IPA space.
 fn gfn(s: &State, raw: u64) -> Result<Gfn, Refusal> {
-    let gfn = Gfn::new(raw).ok_or(Refusal::Invalid)?;
-    ensure(raw < s.world.guest_pages, Refusal::OutOfRange)?;
-    Ok(gfn)
+    Gfn::new(raw).filter(|_| raw < s.world.guest_pages).ok_or(Refusal::OutOfRange)
 }
 
 /// A range of gfns, likewise.
 fn range(s: &State, first: u64, nr: u64) -> Result<core::ops::Range<u64>, Refusal> {
-    ensure(nr != 0 && Gfn::new(first).is_some(), Refusal::Invalid)?;
+    ensure(nr != 0, Refusal::Invalid)?;
     let end = first.checked_add(nr).ok_or(Refusal::OutOfRange)?;
     ensure(end <= s.world.guest_pages, Refusal::OutOfRange)?;
     Ok(first..end)
@@ -205,22 +202,17 @@ fn relax_perms(s: &mut State, cpu: usize, g: u64, prot: u64) -> Rule {
     DONE
 }
 
-fn wrprotect(s: &mut State, h: Handle, g: u64, nr: u64) -> Rule {
+/// A batch may end early, after at least one page; the caller resumes behind what is done.
+fn wrprotect(s: &mut State, h: Handle, g: u64, nr: u64, seen: u64) -> Rule {
     let at = vm(s, h)?;
     let range = range(s, g, nr)?;
-    let mut left = RANGE_BATCH;
-    let mut at_gfn = range.start;
-    for (g, map) in in_range(&mut slot(s, at).maps, range.clone()) {
-        if left == 0 {
-            return Ok(Ret { x2: at_gfn - range.start, ..Ret::default() });
-        }
+    let done = seen.clamp(nr.min(RANGE_BATCH), nr);
+    for (_, map) in in_range(&mut slot(s, at).maps, range.start..range.start + done) {
         if !map.device {
             map.prot = map.prot.without(Prot::W);
         }
-        left -= 1;
-        at_gfn = g.raw() + 1;
     }
-    Ok(Ret { x2: nr, ..Ret::default() })
+    Ok(Ret { x2: done, ..Ret::default() })
 }
 
 fn in_range(
@@ -423,7 +415,7 @@ fn vm_stats(s: &State, h: Handle) -> Rule {
     let at = vm(s, h)?;
     let vm = s.slots[at].as_ref().ok_or(Refusal::Invalid)?;
     let tables = vm.tables() as u64;
-    let guest = vm.maps.values().filter(|m| !m.device).count() as u64;
+    let shared = vm.maps.values().filter(|m| !m.device).count() as u64;
     let idle = vm.donated.len() as u64 - tables;
-    Ok(Ret { x1: (tables + 2) as i64, x2: idle, x3: guest, ..Ret::default() })
+    Ok(Ret { x1: (tables + 2) as i64, x2: idle, x3: shared, ..Ret::default() })
 }

@@ -1,0 +1,359 @@
+//! One hypervisor on the fake machine, and the specification beside it.
+
+use hyp_abi::{Gfn, Handle, Hypercall, Ipa, PageState, Pfn, Prot, Ret, Vmid};
+use hyp_core::fake::{Access, FakeMachine, become_cpu};
+use hyp_core::hyp::{Config, CpuLocal, Gic, HostAbort, Hyp, Outcome};
+use hyp_core::memmap::{MemMap, PageRange};
+use hyp_core::sysreg::ID_REGISTERS;
+use hyp_model::{Answer, Call, Page, State, World, broken, step};
+use hyp_s2::{Geometry, Regime, TablePfn};
+use std::collections::BTreeSet;
+
+use crate::rng::Rng;
+use crate::walk;
+
+const CPUS: usize = 3;
+const EL2_FIRST: u64 = 0x40200;
+const EL2_PAGES: u64 = 64;
+const GICV: u64 = 0x8040;
+const GICH: u64 = 0x8030;
+/// RAM pages that the random host plays with.
+const PLAY: [(u64, u64); 3] = [(0x40000, 6), (0x40240, 24), (0x80000, 6)];
+
+/// The pair under test.
+#[derive(Debug)]
+pub struct Rig {
+    hyp: Hyp<FakeMachine>,
+    cpus: Vec<CpuLocal>,
+    model: State,
+    handles: Vec<u64>,
+    /// Calls so far.
+    pub calls: u64,
+    /// Refused calls so far.
+    pub refused: u64,
+}
+
+fn pfn(n: u64) -> Pfn {
+    Pfn::new(n).expect("a frame")
+}
+
+impl Rig {
+    /// A machine with two RAM regions, a hole, EL2's memory in the middle of the first region.
+    #[must_use]
+    pub fn new() -> Self {
+        let range = |first, n| PageRange::of(pfn(first), n).expect("a range");
+        let ram = [range(0x40000, 0x400), range(0x80000, 0x40)];
+        let memmap = MemMap::new(ram).expect("a memory map");
+        let machine = FakeMachine::new(&memmap, CPUS);
+        let owned = range(EL2_FIRST, EL2_PAGES);
+        let host_root = TablePfn::new(pfn(EL2_FIRST));
+        let hyp = Hyp::new(
+            machine,
+            Config {
+                memmap,
+                el2_owned: &[owned],
+                private_devices: &[range(GICH, 2), range(GICV, 2)],
+                host_root,
+                host_ipa_bits: 40,
+                guest_ipa_bits: 40,
+                pool: &[range(EL2_FIRST + 2, EL2_PAGES - 2)],
+                gic: Gic::V2 { gicv: Some(pfn(GICV)) },
+                nr_lrs: 4,
+                lr_priority_bits: 5,
+                id_values: [0; ID_REGISTERS.len()],
+                vtimer_intid: 27,
+            },
+        )
+        .expect("a hypervisor");
+        let geometry = Geometry::new(40).expect("40 bits");
+        hyp.machine().watch(Regime { vmid: Vmid::HOST, root: host_root }, geometry);
+        let world = World {
+            ram: vec![(pfn(0x40000), 0x400), (pfn(0x80000), 0x40)],
+            guest_pages: 1 << 28,
+            gicv: Some(pfn(GICV)),
+            cpus: CPUS,
+            memcache: 32,
+        };
+        let model = State::boot(world, owned.iter());
+        let cpus = (0..CPUS).map(CpuLocal::new).collect();
+        Self { hyp, cpus, model, handles: vec![], calls: 0, refused: 0 }
+    }
+
+    /// One call on both sides.
+    ///
+    /// # Panics
+    /// On any difference.
+    pub fn call(&mut self, cpu: usize, regs: [u64; 5]) -> Option<Ret> {
+        become_cpu(cpu);
+        self.calls += 1;
+        let before = self.hyp.machine().snapshot();
+        let outcome = self.hyp.hypercall(&mut self.cpus[cpu], regs);
+        let name = Hypercall::from_function_id(regs[0]);
+        let seen = match outcome {
+            Outcome::Ret(ret) => ret,
+            _ => Ret::default(),
+        };
+        let (after, answer) = step(&self.model, Call { cpu, regs }, seen);
+        let seen = seen.x1;
+        match (outcome, answer) {
+            (Outcome::NotSupported, Answer::NotSupported) | (Outcome::Run, Answer::Run) => {}
+            (Outcome::Ret(found), Answer::Ret(expected)) => {
+                assert_eq!(found, expected, "{name:?} {regs:x?} on CPU {cpu}: found, expected")
+            }
+            (Outcome::Ret(_), Answer::Reads) => {}
+            other => panic!("{name:?} {regs:x?} on CPU {cpu}: {other:?}"),
+        }
+        if after == self.model && !matches!(answer, Answer::Run) {
+            let same = self.hyp.machine().snapshot() == before;
+            let idempotent = seen >= 0 && !matches!(answer, Answer::NotSupported);
+            assert!(same || idempotent, "{name:?} {regs:x?} was refused and changed something");
+        }
+        self.refused += u64::from(seen < 0);
+        if name == Some(Hypercall::ReserveVm) && seen > 0 {
+            let handle = seen as u64;
+            assert!(!self.handles.contains(&handle), "handle {handle:#x} minted twice");
+            self.handles.push(handle);
+        }
+        if name == Some(Hypercall::InitVm) && seen == 0 {
+            let regime = Regime {
+                vmid: Vmid::new(Handle::from_raw(regs[1]).index() as u8 + 1),
+                root: TablePfn::new(pfn(regs[3])),
+            };
+            self.hyp.machine().watch(regime, Geometry::new(40).expect("40 bits"));
+        }
+        self.model = after;
+        self.hyp.machine().settle();
+        let violations = self.hyp.machine().take_violations();
+        assert!(violations.is_empty(), "{name:?} {regs:x?}: {violations:?}");
+        match outcome {
+            Outcome::Ret(ret) => Some(ret),
+            _ => None,
+        }
+    }
+
+    /// Compares the whole abstract state.
+    ///
+    /// # Panics
+    /// On any difference.
+    pub fn compare(&mut self) {
+        assert_eq!(broken(&self.model), None);
+        self.compare_ownership();
+        let m = self.hyp.machine();
+        let mut linked = BTreeSet::new();
+        for vm in self.model.slots.iter().flatten() {
+            let Some(root) = vm.root else { continue };
+            let (maps, tables) = walk::guest(m, root);
+            assert_eq!(maps, vm.maps, "{:?}: found, expected", vm.handle);
+            assert_eq!(tables.len(), vm.tables(), "{:?}: tables", vm.handle);
+            for table in tables {
+                assert!(vm.donated.contains(&table), "{table:?} was never donated");
+                assert!(linked.insert(table), "{table:?} is in two VMs");
+            }
+        }
+    }
+
+    /// The audit stream against the specification's pages.
+    fn compare_ownership(&mut self) {
+        let mut at = 0u64;
+        let mut covered = 0u64;
+        loop {
+            become_cpu(0);
+            let regs = [Hypercall::AuditHost.function_id(), at, 0, 0, 0];
+            let Outcome::Ret(ret) = self.hyp.hypercall(&mut self.cpus[0], regs) else {
+                panic!("audit_host did not answer")
+            };
+            if ret.x1 < 0 {
+                break;
+            }
+            for n in ret.x2..ret.x2 + ret.x1 as u64 {
+                let found = Page {
+                    host: PageState::from_bits(ret.x3),
+                    hyp: PageState::from_bits(ret.x3 >> 8),
+                    shares: ret.x4 as u32,
+                    pins: (ret.x4 >> 32) as u16,
+                };
+                assert_eq!(found, self.model.page(pfn(n)), "page {n:#x}: found, expected");
+                covered += 1;
+            }
+            assert!(ret.x5 > at, "the audit does not move on");
+            at = ret.x5;
+        }
+        assert_eq!(covered, 0x440, "the audit left pages out");
+    }
+
+    /// The host touches a page: it gets exactly its own, wherever TLBs stand.
+    ///
+    /// # Panics
+    /// If it can or cannot, against the specification.
+    pub fn touch(&mut self, cpu: usize, page: Pfn) {
+        become_cpu(cpu);
+        let ipa = page.pa().raw();
+        let ipa = Ipa::new(ipa).expect("an address");
+        let private =
+            (GICH..GICH + 2).contains(&page.raw()) || (GICV..GICV + 2).contains(&page.raw());
+        let beyond = page.raw() >= 1 << 28;
+        let may = !beyond && !private && self.model.page(page).host != PageState::NoPage;
+        let m = self.hyp.machine();
+        let mut reached = m.access(cpu, Vmid::HOST, ipa, Access::Write).ok();
+        if reached.is_none() {
+            match self.hyp.host_abort(&mut self.cpus[cpu], ipa) {
+                HostAbort::Retry => {
+                    reached = m.access(cpu, Vmid::HOST, ipa, Access::Write).ok();
+                    assert!(reached.is_some(), "told to retry {page:?} in vain");
+                }
+                HostAbort::Inject => {}
+            }
+        }
+        assert_eq!(reached.is_some(), may, "the host touched {page:?}");
+        if let Some(pa) = reached {
+            assert_eq!(pa.raw(), ipa.raw(), "the host's map is the identity");
+        }
+        m.settle();
+        let violations = m.take_violations();
+        assert!(violations.is_empty(), "touch {page:?}: {violations:?}");
+    }
+
+    /// A guest touches a gfn: it reaches exactly what is mapped, with exactly those rights.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn guest_touch(&mut self, cpu: usize, slot: usize, gfn: Gfn, write: bool) {
+        let Some(vm) = &self.model.slots[slot] else { return };
+        if vm.root.is_none() {
+            return;
+        }
+        let kind = if write { Access::Write } else { Access::Read };
+        let right = if write { Prot::W } else { Prot::R };
+        let m = self.hyp.machine();
+        let vmid = Vmid::new(slot as u8 + 1);
+        let found = m.access(cpu, vmid, gfn.ipa(), kind).ok().map(hyp_abi::Pa::frame);
+        match vm.maps.get(&gfn) {
+            // A right taken away without a flush, or a cleared access flag, may live on in a TLB.
+            Some(map) => {
+                if let Some(found) = found {
+                    assert_eq!(found, map.pfn, "{gfn:?} of {:?}", vm.handle);
+                } else {
+                    assert!(!map.young || !map.prot.contains(right), "{gfn:?} was refused");
+                }
+            }
+            None => assert_eq!(found, None, "{gfn:?} of {:?} is not mapped", vm.handle),
+        }
+    }
+
+    /// A random call, often a sensible one.
+    pub fn random(&mut self, rng: &mut Rng) {
+        let cpu = rng.below(CPUS as u64) as usize;
+        match rng.below(16) {
+            0 => {
+                let page = self.some_pfn(rng);
+                if let Some(page) = Pfn::new(page) {
+                    self.touch(cpu, page);
+                }
+            }
+            1 => {
+                let slot = rng.below(3) as usize;
+                if let Some(gfn) = Gfn::new(self.some_gfn(rng)) {
+                    self.guest_touch(cpu, slot, gfn, rng.one_in(2));
+                }
+            }
+            _ => {
+                let regs = self.random_call(rng);
+                self.call(cpu, regs);
+            }
+        }
+    }
+
+    fn random_call(&self, rng: &mut Rng) -> [u64; 5] {
+        use Hypercall as H;
+        let which = rng.pick(H::ALL);
+        if rng.one_in(64) {
+            return [hostile(rng), hostile(rng), hostile(rng), hostile(rng), hostile(rng)];
+        }
+        let nr = if rng.one_in(16) { hostile(rng) } else { 1 };
+        let (p, g, h) = (self.some_pfn(rng), self.some_gfn(rng), self.some_handle(rng));
+        let idx = if rng.one_in(16) { hostile(rng) } else { rng.below(2) };
+        let prot = if rng.one_in(8) { rng.below(20) } else { rng.pick(&[15, 13, 3, 1]) };
+        let span = if rng.one_in(16) { hostile(rng) } else { 1 + rng.below(70) };
+        let args = match which {
+            H::ShareHyp | H::UnshareHyp | H::MemcacheTopup | H::AuditHost => [p, 0, 0, 0],
+            H::ShareGuest => [p, g, nr, prot],
+            H::UnshareGuest => [h, g, nr, 0],
+            H::RelaxPerms => [g, prot, 0, 0],
+            H::Wrprotect => [h, g, span, 0],
+            H::TestClearYoung => [h, g, span, rng.below(3)],
+            H::Mkyoung | H::MapGicv => [g, 0, 0, 0],
+            H::UnmapGicv | H::AuditVm => [h, g, 0, 0],
+            H::InitVm => {
+                [h, 1 + rng.below(2), p & !u64::from(rng.below(8) != 0), u64::from(rng.one_in(16))]
+            }
+            H::InitVcpu => [h, idx, p, 0],
+            H::VcpuLoad => [h, idx, 0, 0],
+            H::ReserveVm if self.handles_live() >= 3 => return self.random_call(rng),
+            H::StartTeardownVm | H::UnreserveVm if !rng.one_in(6) => return self.random_call(rng),
+            _ => [h, 0, 0, 0],
+        };
+        let [a, b, c, d] = args;
+        [which.function_id(), a, b, c, d]
+    }
+
+    fn handles_live(&self) -> usize {
+        self.model.slots.iter().flatten().count()
+    }
+
+    fn some_handle(&self, rng: &mut Rng) -> u64 {
+        let live: Vec<u64> = self.model.slots.iter().flatten().map(|vm| vm.handle.raw()).collect();
+        match rng.below(16) {
+            0 => hostile(rng),
+            1 if !self.handles.is_empty() => rng.pick(&self.handles),
+            _ if !live.is_empty() => rng.pick(&live),
+            _ => 0,
+        }
+    }
+
+    fn some_pfn(&self, rng: &mut Rng) -> u64 {
+        if rng.one_in(24) {
+            return hostile(rng);
+        }
+        if rng.one_in(24) {
+            return rng.pick(&[
+                EL2_FIRST,
+                EL2_FIRST + 3,
+                GICV,
+                GICH,
+                0x9000,
+                0x403ff,
+                0x40400,
+                0x80040,
+            ]);
+        }
+        let (first, n) = rng.pick(&PLAY);
+        first + rng.below(n)
+    }
+
+    fn some_gfn(&self, rng: &mut Rng) -> u64 {
+        if rng.one_in(24) {
+            return hostile(rng);
+        }
+        rng.pick(&[0, 0x1ff, 0x200, 0x40000, 0x40001, 0x3ffff, (1 << 28) - 1, (1 << 28) - 2])
+    }
+}
+
+impl Default for Rig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Numbers that hurt.
+fn hostile(rng: &mut Rng) -> u64 {
+    let edge = rng.pick(&[0, 1, 12, 28, 36, 40, 48, 52, 63]);
+    let base = 1u64 << edge;
+    match rng.below(6) {
+        0 => u64::MAX,
+        1 => base,
+        2 => base - 1,
+        3 => base.wrapping_neg(),
+        4 => rng.bits(),
+        _ => base + 1,
+    }
+}
