@@ -329,10 +329,10 @@ impl Scene {
             self.refused(what, H::VmStats, [h, 0, 0, 0], Invalid);
         }
         for (what, gfn, code) in [
-            ("gfn all ones", ONES, Invalid),
-            ("gfn 2^63", TOP, Invalid),
-            ("gfn plus 2^52", GFN | 1 << 52, Invalid),
-            ("gfn 2^36", FRAMES, Invalid),
+            ("gfn all ones", ONES, OutOfRange),
+            ("gfn 2^63", TOP, OutOfRange),
+            ("gfn plus 2^52", GFN | 1 << 52, OutOfRange),
+            ("gfn 2^36", FRAMES, OutOfRange),
             ("gfn below 2^36", FRAMES - 1, OutOfRange),
             ("gfn at the end of the IPA space", end, OutOfRange),
         ] {
@@ -395,10 +395,10 @@ impl Scene {
         }
         self.refused("another VM's page", H::MemcacheTopup, [self.b_page, 0, 0, 0], NotPermitted);
         for (what, gfn, code) in [
-            ("gfn all ones", ONES, Invalid),
-            ("gfn 2^63", TOP, Invalid),
-            ("gfn plus 2^52", (GFN + 1) | 1 << 52, Invalid),
-            ("gfn 2^36", FRAMES, Invalid),
+            ("gfn all ones", ONES, OutOfRange),
+            ("gfn 2^63", TOP, OutOfRange),
+            ("gfn plus 2^52", (GFN + 1) | 1 << 52, OutOfRange),
+            ("gfn 2^36", FRAMES, OutOfRange),
             ("gfn below 2^36", FRAMES - 1, OutOfRange),
             ("gfn at the end of the IPA space", end, OutOfRange),
             ("gfn taken", GFN, NotPermitted),

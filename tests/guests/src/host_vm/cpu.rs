@@ -7,8 +7,8 @@ use super::code;
 use crate::gic::{self, SPURIOUS};
 use crate::hcall::{self, Answer};
 use crate::host::{self, Vm, must, peek, poke};
-use crate::timer::{self, ENABLE, IMASK, PHYSICAL_PPI};
-use crate::{println, read, write};
+use crate::timer::{self, ENABLE, IMASK, ISTATUS, PHYSICAL_PPI};
+use crate::{console, read, write};
 
 /// EL1h, everything masked.
 pub const EL1H: u64 = 0x3c5;
@@ -131,7 +131,6 @@ impl Cpu {
     #[must_use]
     pub fn run_for(&self, flags: u64, ms: u64) -> Out {
         let gic = gic::get();
-        gic.set_eoi_split(true);
         gic.enable(PHYSICAL_PPI);
         write!("cntp_cval_el0", read!("cntpct_el0") + timer::ticks(ms));
         write!("cntp_ctl_el0", ENABLE);
@@ -142,6 +141,14 @@ impl Cpu {
                 break;
             }
             out.intid = acknowledge();
+            // EL2 switched the guest's timer off at the exit, so its line is low again: the run
+            // page says that it was high. Marked active, the interrupt does not end the next run,
+            // and the guest's own end of interrupt deactivates it (IHI0069 12.4, LR.HW).
+            if out.intid >= SPURIOUS && self.word(run::TIMER_CTL) & 7 == ENABLE | ISTATUS {
+                let at = gic.bit_reg(gic::dist::ISACTIVER, timer::VIRTUAL_PPI);
+                console::write32(at, 1 << timer::VIRTUAL_PPI);
+                out.intid = timer::VIRTUAL_PPI;
+            }
             if out.intid < SPURIOUS {
                 break;
             }
@@ -157,9 +164,6 @@ impl Cpu {
     #[must_use]
     pub fn once(&self) -> Out {
         let Answer { x0, x1, rest: [esr, ipa, value, flags] } = hcall::call(H::VcpuRun, [0; 4]);
-        if x0 != 0 || x1 < 0 {
-            println!("        vcpu_run answered {x0:#x}, {x1}");
-        }
         let exit = if x0 == 0 { Exit::from_raw(x1 as u64) } else { None };
         Out { exit, esr, ipa, value, flags, intid: SPURIOUS }
     }
@@ -183,8 +187,7 @@ impl Cpu {
     }
 }
 
-/// Takes the pending physical interrupt as a host does: priority drop only, so that an interrupt
-/// of the guest's stays active until the guest ends it; the host's own timer is finished at once.
+/// Takes the pending physical interrupt, if it is still there, and quietens the host's own timer.
 fn acknowledge() -> u32 {
     let gic = gic::get();
     let iar = gic.ack();
@@ -194,9 +197,6 @@ fn acknowledge() -> u32 {
             write!("cntp_ctl_el0", IMASK);
         }
         gic.eoi(iar);
-        if intid != timer::VIRTUAL_PPI {
-            gic.deactivate(iar);
-        }
     }
     intid
 }

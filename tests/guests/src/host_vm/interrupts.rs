@@ -71,7 +71,7 @@ fn virtual_timer(cpu: &Cpu, world: World) {
             (Some(Exit::Irq), VIRTUAL_PPI),
             "round {round}: the guest's virtual timer ends the run"
         );
-        check!(gic.is_active(VIRTUAL_PPI), "the host dropped its priority only: it is active");
+        check!(gic.is_active(VIRTUAL_PPI), "the host marks its physical interrupt active");
         check_eq!(cpu.word(run::TIMER_CTL) & 7, 5, "the run page has CNTV_CTL with ISTATUS");
         check!(cpu.word(run::TIMER_CVAL) <= timer::now(), "and CNTV_CVAL");
         check_eq!(read!("cntv_ctl_el0") & 1, 0, "the timer is off while the host runs");

@@ -77,6 +77,6 @@ fn part(cpu: &Cpu) {
     young(cpu, 1);
     must(H::Mkyoung, [GFN + 3, 0, 0, 0]);
     check_eq!(young(cpu, 1), 8, "mkyoung makes that page young");
-    let a = hcall::call(H::TestClearYoung, [h, GFN - 32, 64, 0]);
+    let a = hcall::call(H::TestClearYoung, [h, GFN + DATA_PAGES, 64, 0]);
     check_eq!((a.x1, a.rest[0]), (0, 0), "holes are not young");
 }
