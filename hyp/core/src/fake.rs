@@ -32,7 +32,7 @@ pub struct FakeMachine {
 struct State {
     meta: Vec<u64>,
     /// Frames written since they were last cleaned, with what memory behind the caches holds.
-    dirty: BTreeMap<u64, Box<[u64; 512]>>,
+    dirty: BTreeMap<u64, BTreeMap<usize, u64>>,
     /// Frames whose instructions may be old in some CPU's instruction cache.
     old_code: BTreeSet<u64>,
 }
@@ -103,8 +103,10 @@ impl FakeMachine {
     /// What an observer with caches off reads: what was there when the frame was last cleaned.
     #[must_use]
     pub fn peek_uncached(&self, pfn: Pfn, word: usize) -> u64 {
-        let behind = self.state().dirty.get(&pfn.raw()).map(|page| page.get(word).copied());
-        behind.map_or_else(|| self.mmu.peek(pfn, word), Option::unwrap_or_default)
+        match self.state().dirty.get(&pfn.raw()) {
+            Some(behind) => behind.get(&word).copied().unwrap_or(0),
+            None => self.mmu.peek(pfn, word),
+        }
     }
     /// Whether nothing was written to a frame since it was last cleaned.
     #[must_use]

@@ -66,7 +66,8 @@ pub struct FakeMmu {
 
 #[derive(Default)]
 struct Inner {
-    pages: BTreeMap<u64, Box<[u64; WORDS]>>,
+    /// All words that are not zero.
+    words: BTreeMap<Place, u64>,
     /// What walkers still see of words that were stored since the last barrier.
     pending: BTreeMap<Place, u64>,
     tlbs: Vec<CpuTlb>,
@@ -135,7 +136,7 @@ impl FakeMmu {
     pub fn clear(&self, pfn: Pfn) {
         let mut inner = self.lock();
         inner.reuse(pfn.raw());
-        inner.pages.remove(&pfn.raw());
+        inner.words.retain(|place, _| place.0 != pfn.raw());
         inner.pending.retain(|place, _| place.0 != pfn.raw());
     }
     /// Whether a walker may take this page for a table, now or by a stale entry.
@@ -151,7 +152,12 @@ impl FakeMmu {
     /// Whether a page is all zero.
     #[must_use]
     pub fn is_zero(&self, pfn: Pfn) -> bool {
-        self.lock().pages.get(&pfn.raw()).is_none_or(|page| page.iter().all(|word| *word == 0))
+        self.used(pfn) == 0
+    }
+    /// How many words of a page are not zero.
+    #[must_use]
+    pub fn used(&self, pfn: Pfn) -> usize {
+        self.lock().page(pfn.raw()).count()
     }
     /// Runs `race` just before the next compare-and-exchange: another CPU's move.
     pub fn before_next_exchange(&self, race: impl FnOnce(&Self) + Send + 'static) {
@@ -179,30 +185,31 @@ impl FakeMmu {
     /// All words that are not zero, by frame number and place.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<(u64, usize), u64> {
-        let inner = self.lock();
-        let words = inner.pages.iter().flat_map(|(pfn, page)| {
-            page.iter().enumerate().map(|(word, value)| ((*pfn, word), *value))
-        });
-        words.filter(|(_, value)| *value != 0).collect()
+        self.lock().words.clone()
     }
-    /// The words of one frame.
+    /// The words of one page that are not zero.
     #[must_use]
-    pub fn page(&self, pfn: Pfn) -> Box<[u64; WORDS]> {
-        self.lock().pages.get(&pfn.raw()).cloned().unwrap_or_else(|| Box::new([0; WORDS]))
+    pub fn page(&self, pfn: Pfn) -> BTreeMap<usize, u64> {
+        self.lock().page(pfn.raw()).collect()
     }
 }
 
 impl Inner {
-    fn read(&self, (pfn, word): Place) -> u64 {
-        assert!(word < WORDS, "word {word} of frame {pfn:#x}");
-        self.pages.get(&pfn).and_then(|page| page.get(word)).copied().unwrap_or(0)
+    fn read(&self, place: Place) -> u64 {
+        assert!(place.1 < WORDS, "word {} of frame {:#x}", place.1, place.0);
+        self.words.get(&place).copied().unwrap_or(0)
     }
-    fn write(&mut self, (pfn, word): Place, value: u64) {
-        assert!(word < WORDS, "word {word} of frame {pfn:#x}");
-        let page = self.pages.entry(pfn).or_insert_with(|| Box::new([0; WORDS]));
-        if let Some(place) = page.get_mut(word) {
-            *place = value;
+    fn write(&mut self, place: Place, value: u64) {
+        assert!(place.1 < WORDS, "word {} of frame {:#x}", place.1, place.0);
+        if value == 0 {
+            self.words.remove(&place);
+        } else {
+            self.words.insert(place, value);
         }
+    }
+    /// The words of a page that are not zero.
+    fn page(&self, pfn: u64) -> impl Iterator<Item = (usize, u64)> {
+        self.words.range((pfn, 0)..(pfn, WORDS)).map(|((_, word), value)| (*word, *value))
     }
     /// What a hardware walker reads: of an unpublished store, the value before it.
     fn walker_read(&self, place: Place) -> u64 {
@@ -287,7 +294,7 @@ impl Tlb for FakeMmu {
 impl fmt::Debug for FakeMmu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = self.lock();
-        write!(f, "FakeMmu({} pages, {} tables)", inner.pages.len(), inner.tables.len())
+        write!(f, "FakeMmu({} words, {} tables)", inner.words.len(), inner.tables.len())
     }
 }
 

@@ -68,26 +68,26 @@ impl Inner {
             self.attach(root, Node { vmid: regime.vmid, level, base, root: true });
         }
     }
+    /// The tables that a table points to, with their places.
+    fn tables_in(&self, pfn: u64, level: u8) -> Vec<(usize, u64)> {
+        let used = self.page(pfn);
+        used.filter_map(|(index, desc)| Some((index, table_of(desc, level)?))).collect()
+    }
     /// A page becomes a table, with all that hangs below it.
     fn attach(&mut self, pfn: u64, node: Node) {
         if self.tables.insert(pfn, node).is_some() {
             self.violations.push(format!("frame {pfn:#x} is linked into two places"));
             return;
         }
-        for index in 0..WORDS {
-            let desc = self.read((pfn, index));
-            if let Some(child) = table_of(desc, node.level) {
-                self.attach(child, child_of(&node, index));
-            }
+        for (index, child) in self.tables_in(pfn, node.level) {
+            self.attach(child, child_of(&node, index));
         }
     }
     /// No walker can find a table any more, nor what hangs below it.
     fn detach(&mut self, pfn: u64) {
         let Some(node) = self.tables.remove(&pfn) else { return };
-        for index in 0..WORDS {
-            if let Some(child) = table_of(self.read((pfn, index)), node.level) {
-                self.detach(child);
-            }
+        for (_, child) in self.tables_in(pfn, node.level) {
+            self.detach(child);
         }
         let children: Vec<_> = self.stale.keys().copied().filter(|place| place.0 == pfn).collect();
         for place in children {
@@ -131,7 +131,7 @@ impl Inner {
     pub(super) fn reuse(&mut self, pfn: u64) {
         let Some(node) = self.tables.get(&pfn).copied() else { return };
         let tree = self.trees.iter().position(|tree| tree.regime.vmid == node.vmid);
-        let empty = (0..WORDS).all(|index| self.read((pfn, index)) == 0);
+        let empty = self.page(pfn).next().is_none();
         let flushed = tree.and_then(|tree| self.trees.get(tree)).is_some_and(|tree| tree.flushed);
         let cached = self.tlbs.iter().any(|tlb| tlb.knows_vmid(node.vmid));
         if !(node.root && empty && flushed) || cached {

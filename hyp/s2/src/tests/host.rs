@@ -64,7 +64,7 @@ impl Host {
 
 #[test]
 fn a_touch_maps_the_largest_block_that_fits() {
-    for bits in SIZES {
+    for bits in SIZES.iter().copied() {
         let mut h = Host::new(bits);
         // A tree that starts at level 2 has no larger blocks.
         let largest = h.map.geometry().start().max(Level::L1);
@@ -103,7 +103,7 @@ fn a_touch_of_what_does_not_fit_or_exist_is_refused() {
 
 #[test]
 fn a_donated_page_leaves_no_stale_host_translation() {
-    for bits in SIZES {
+    for bits in SIZES.iter().copied() {
         let mut h = Host::new(bits);
         h.fault(0x5_1234).unwrap();
         for cpu in 0..2 {

@@ -26,15 +26,15 @@ impl Dice {
 
 #[test]
 fn any_history_of_maps_and_unmaps_agrees_with_a_plain_map() {
-    let steps = if cfg!(miri) { 12 } else { 400 };
-    for bits in SIZES {
+    let steps = if cfg!(miri) { 12 } else { 200 };
+    for bits in SIZES.iter().copied() {
         let mut world = World::new(bits, Vmid::new(9), TABLES);
         let mut map = GuestMap::new(world.geometry, world.regime, &world.refs).unwrap();
         let mut model = BTreeMap::new();
         let mut dice = Dice(0x9e37_79b9 + u64::from(bits));
         let end = world.geometry.frames();
         let places = [0, 1, 2, 510, 511, 512, 0x3_ffff, 0x4_0000, end / 2, end - 2, end - 1];
-        for _ in 0..steps {
+        for step in 0..steps {
             let page = places[dice.roll(places.len())];
             let hw = world.hw.clone();
             let mmu = Mmu { hw: &*hw, refs: &world.refs };
@@ -65,7 +65,9 @@ fn any_history_of_maps_and_unmaps_agrees_with_a_plain_map() {
                 let seen = world.touch(dice.roll(2), page, Access::Write).ok();
                 assert_eq!(seen.map(|frame| frame.raw()), model.get(&page).copied());
             }
-            assert_eq!(streamed(&map, &world), model);
+            if step % 10 == 0 {
+                assert_eq!(streamed(&map, &world), model);
+            }
         }
     }
 }
