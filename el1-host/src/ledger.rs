@@ -71,16 +71,21 @@ fn walk(el2: &impl Calls, mut see: impl FnMut(Stretch)) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Takes from `ram` whatever is not the host's own. Needs no heap.
+/// Takes from `ram` whatever EL2 does not call the host's own, or does not know at all. Needs no
+/// heap.
 pub fn keep_own(el2: &impl Calls, ram: &mut Ranges) -> Result<(), &'static str> {
+    let mut end_of_own = 0;
     let mut fits = Ok(());
     let walked = walk(el2, |stretch| {
-        if !stretch.is_host_s() && fits.is_ok() {
-            fits = ram.remove(stretch.range());
+        let own = stretch.range();
+        if stretch.is_host_s() && fits.is_ok() {
+            fits = ram.remove(Range { start: end_of_own, end: own.start });
+            end_of_own = own.end;
         }
     });
     walked.map_err(|_| "EL2 refuses to tell who owns what")?;
-    fits.map_err(|_| "the memory map has too many pieces")
+    fits.and_then(|()| ram.remove(Range { start: end_of_own, end: u64::MAX }))
+        .map_err(|_| "the memory map has too many pieces")
 }
 
 /// The table at one moment.
@@ -162,6 +167,16 @@ mod tests {
             let left: Vec<_> = ram.iter().map(|r| (r.start, r.end)).collect();
             assert_eq!(left, [(0x4000_0000, 0x4020_0000), (0x4040_0000, 0x4080_0000)]);
         }
+    }
+
+    #[test]
+    fn memory_that_el2_does_not_know_is_not_used() {
+        let mut ram = Ranges::new();
+        ram.add(Range { start: 0x3fff_f000, end: 0x4080_1000 }).unwrap();
+        ram.add(Range { start: 0x8000_0000, end: 0x9000_0000 }).unwrap();
+        keep_own(&table(4096), &mut ram).unwrap();
+        let left: Vec<_> = ram.iter().map(|r| (r.start, r.end)).collect();
+        assert_eq!(left, [(0x4000_0000, 0x4020_0000), (0x4040_0000, 0x4080_0000)]);
     }
 
     #[test]

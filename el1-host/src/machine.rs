@@ -56,8 +56,10 @@ pub enum Controller {
 
 /// The machine.
 pub struct Machine<'a> {
-    /// RAM, without what the tree reserves; bounds as in the tree.
+    /// RAM, without what must not even be mapped; bounds as in the tree.
     pub ram: Ranges,
+    /// RAM that somebody else uses, in whole pages. Boot loaders often list the initrd here, too.
+    pub reserved: Ranges,
     /// The interrupt controller.
     pub gic: Controller,
     /// INTID of EL1's physical timer, the host's.
@@ -86,8 +88,10 @@ impl<'a> Machine<'a> {
                 Controller::V3 { distributor: gicd.into(), redistributors: gicr, stride }
             }
         };
+        let (ram, reserved) = memory(tree)?;
         Ok(Self {
-            ram: usable(tree)?,
+            ram,
+            reserved,
             gic,
             timer_intid: timer.physical,
             vtimer_intid: timer.virt,
@@ -97,15 +101,67 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// RAM less what is reserved.
-fn usable(tree: &Dtb<'_>) -> Result<Ranges, DtbError> {
+/// RAM, and what of it is reserved.
+fn memory(tree: &Dtb<'_>) -> Result<(Ranges, Ranges), DtbError> {
     let full = |TooMany| DtbError::TooMany("pieces of memory");
-    let mut ram = Ranges::new();
+    let (mut ram, mut reserved) = (Ranges::new(), Ranges::new());
     for region in tree.ram()?.iter() {
         ram.add((*region).into()).map_err(full)?;
     }
-    for reserved in tree.reserved()?.iter() {
-        ram.remove(Range::from(reserved.region).pages_around()).map_err(full)?;
+    for taken in tree.reserved()?.iter() {
+        let pages = Range::from(taken.region).pages_around();
+        let done = if taken.no_map { ram.remove(pages) } else { reserved.add(pages) };
+        done.map_err(full)?;
     }
-    Ok(ram)
+    Ok((ram, reserved))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Controller, Machine, Voice};
+    use crate::ranges::Range;
+    use hyp_dtb::Dtb;
+
+    fn tree(bytes: &'static [u8]) -> Dtb<'static> {
+        Dtb::parse(bytes).unwrap()
+    }
+
+    #[test]
+    fn qemu_s_virt_machine_is_understood_with_either_gic() {
+        for (bytes, version) in [
+            (&include_bytes!("../../tests/data/virt-gicv2.dtb")[..], 2),
+            (&include_bytes!("../../tests/data/virt-gicv3.dtb")[..], 3),
+        ] {
+            let voice = Voice::read(&tree(bytes)).unwrap();
+            assert_eq!(voice.uart, Range { start: 0x0900_0000, end: 0x0900_1000 });
+            assert_eq!((voice.uart_intid, voice.psci_by_hvc), (Some(33), false));
+            let machine = Machine::read(&tree(bytes)).unwrap();
+            assert_eq!((machine.timer_intid, machine.vtimer_intid), (30, 27));
+            assert_eq!(machine.ram.iter().next().map(|r| r.start), Some(0x4000_0000));
+            let windows = match machine.gic {
+                Controller::V2 { distributor, cpu } => (2, distributor.start, cpu.start),
+                Controller::V3 { distributor, redistributors, stride } => {
+                    assert_eq!((redistributors.len(), stride), (1, None));
+                    (3, distributor.start, redistributors[0].base)
+                }
+            };
+            let second = if version == 2 { 0x0801_0000 } else { 0x080a_0000 };
+            assert_eq!(windows, (version, 0x0800_0000, second));
+            assert_eq!((machine.initrd, machine.bootargs), (None, ""));
+        }
+    }
+
+    #[test]
+    fn reserved_memory_is_known_and_what_must_not_be_mapped_is_no_ram() {
+        let machine =
+            Machine::read(&tree(include_bytes!("../../tests/data/rpi4-shape.dtb"))).unwrap();
+        let list = |set: &crate::ranges::Ranges| -> Vec<(u64, u64)> {
+            set.iter().map(|range| (range.start, range.end)).collect()
+        };
+        assert_eq!(list(&machine.reserved), [(0, 0x1000), (0x3000_0000, 0x3000_1000)]);
+        assert_eq!(
+            list(&machine.ram),
+            [(0, 0x2000_0000), (0x2000_2000, 0x3b40_0000), (0x4000_0000, 0xfc00_0000)]
+        );
+    }
 }

@@ -24,7 +24,7 @@ mod frames;
 mod heap;
 #[cfg(any(target_os = "none", test))]
 mod ledger;
-#[cfg(target_os = "none")]
+#[cfg(any(target_os = "none", test))]
 mod machine;
 #[cfg(any(target_os = "none", test))]
 mod ranges;

@@ -96,7 +96,7 @@ fn settle(map: &mut Map, machine: &Machine<'_>, tree: Range) -> (Memory, Option<
     let bundle = machine.initrd.and_then(|bundle| claim_bundle(map, &ram, tree, bundle));
     let image = Range { start: layout().start, end: layout().end };
     let initrd = machine.initrd.unwrap_or_default().pages_around();
-    for spoken_for in [image, tree, initrd] {
+    for spoken_for in machine.reserved.iter().chain([image, tree, initrd]) {
         ram.remove(spoken_for).expect(too_many);
     }
     let total: u64 = ram.iter().map(|r| r.len()).sum();

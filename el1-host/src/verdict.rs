@@ -1,5 +1,7 @@
 //! The last lines: what happened, and whether every page is the host's again.
 
+use alloc::format;
+use alloc::string::String;
 use core::fmt;
 
 use hyp_abi::run::Exit;
@@ -33,7 +35,11 @@ pub fn speak(outcome: &Outcome, before: &Ledger, words: &Words<'_>) {
             info!("redan {nonce}: ok {} VM{s} ended well, every page is back", outcome.good);
         }
         (Ok(0), [first, more @ ..]) => {
-            info!("redan {nonce}: FAILED {first} ({} more; every page is back)", more.len());
+            let more = match more.len() {
+                0 => String::new(),
+                n => format!(" (and {n} more)"),
+            };
+            info!("redan {nonce}: FAILED {first}{more}; every page is back");
         }
         (Ok(pages), _) => info!("redan {nonce}: FAILED {pages} pages are not the host's again"),
         (Err(why), _) => info!("redan {nonce}: FAILED the ownership table is closed: {why:?}"),
