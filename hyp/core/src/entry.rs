@@ -7,8 +7,8 @@
 use hyp_abi::run::{self, entry};
 use hyp_abi::{Refusal, lr};
 
+use crate::board::Board;
 use crate::esr::{Access, Esr, Syndrome, SysregAccess};
-use crate::hyp::Board;
 use crate::inject::{self, Before, Cause, Features, pstate};
 use crate::machine::Frames;
 use crate::vcpu::{Context, Latched, SYSREGS, Sysregs, Vcpu, VgicState, traps};
@@ -178,9 +178,12 @@ fn load_context(ctx: &mut Context, word: impl Fn(usize) -> u64) {
 
 /// EL0 and EL1 of AArch64 only: any other mode would be a return to EL2, or an illegal one.
 fn sane_pstate(wanted: u64) -> u64 {
+    /// User access override (FEAT_UAO).
+    const UAO: u64 = 1 << 23;
     const KEPT: u64 = pstate::NZCV
         | pstate::TCO
         | pstate::DIT
+        | UAO
         | pstate::PAN
         | pstate::SS
         | pstate::SSBS

@@ -6,10 +6,12 @@
 use hyp_abi::run::{self, Exit, exit_flags};
 use hyp_abi::{Ipa, PAGE_SIZE, Ret};
 
+use crate::board::Board;
+use crate::cpu::{CpuLocal, ExitKind, GuestNext, RawExit};
 use crate::entry::{external_abort, skip, take};
 use crate::esr::{Abort, DataAbort, Esr, Fault, Syndrome, SysregAccess};
 use crate::hcall::DONE;
-use crate::hyp::{Board, CpuLocal, ExitKind, GuestNext, Hyp, RawExit};
+use crate::hyp::Hyp;
 use crate::inject::Cause;
 use crate::machine::{Frames, Machine};
 use crate::psci::status::NOT_SUPPORTED;

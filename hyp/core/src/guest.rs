@@ -8,8 +8,10 @@ use hyp_abi::{Claimed, Gfn, Handle, PageState, Pfn, Prot, Refusal, Ret};
 use hyp_s2::guest::{MapRefusal, RelaxRefusal, Scan, UnmapRefusal};
 use hyp_s2::{Attrs, Rights, Span};
 
+use crate::board::Gic;
+use crate::cpu::CpuLocal;
 use crate::hcall::{DONE, value};
-use crate::hyp::{CpuLocal, Gic, Hyp};
+use crate::hyp::Hyp;
 use crate::machine::Machine;
 use crate::owner::Word;
 

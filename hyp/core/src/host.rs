@@ -13,8 +13,8 @@ use hyp_abi::{Gfn, PageState, Pfn, Refusal, Ret};
 use hyp_s2::host::{AnnotateRefusal, TouchRefusal};
 use hyp_s2::{Annotation, Attrs, Geometry, HostMap, Regime};
 
+use crate::board::{Config, ConfigError};
 use crate::hcall::value;
-use crate::hyp::{Config, ConfigError};
 use crate::machine::Machine;
 use crate::memmap::PageRange;
 use crate::owner::{Ownership, Pages, Word};

@@ -14,7 +14,9 @@
 
 extern crate alloc;
 
+pub mod board;
 mod boxed;
+pub mod cpu;
 mod entry;
 pub mod esr;
 mod exit;

@@ -8,8 +8,9 @@ use hyp_abi::{Claimed, Handle, Pfn, Refusal, Ret, Vmid};
 use hyp_s2::{GuestMap, Refs, Regime, TablePfn};
 
 use crate::boxed::Boxed;
+use crate::cpu::{CpuLocal, Loaded};
 use crate::hcall::{DONE, value};
-use crate::hyp::{CpuLocal, Hyp, Loaded};
+use crate::hyp::Hyp;
 use crate::machine::Machine;
 use crate::owner::Word;
 use crate::vcpu::{MEMCACHE_PAGES, Vcpu};

@@ -242,8 +242,8 @@ fn no_context_can_return_to_a_mode_that_is_not_the_guests() {
         (0x10, masked),
         (0x15, masked),
         (u64::MAX, masked),
-        // Flags, DIT, TCO, PAN, SS, SSBS, BTYPE and the masks; nothing above, nor IL, nor UAO.
-        (!0x1f | 5, 0xf360_1fc5 & !(1 << 12) | 1 << 12),
+        // Flags, TCO, DIT, UAO, PAN, SS, SSBS, BTYPE and the masks; nothing above, nor IL.
+        (!0x1f | 5, 0xf3e0_1fc5),
     ];
     for (wanted, expect) in cases {
         let words = [(run::ENTRY_FLAGS, entry::LOAD_CONTEXT), (run::CTX_PSTATE, wanted)];

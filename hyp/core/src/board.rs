@@ -1,0 +1,117 @@
+//! The machine as the boot code describes it, and what of it a guest's entry and exit need.
+//!
+//! Knows numbers only. Must not know who uses them.
+
+use hyp_abi::Pfn;
+use hyp_s2::TablePfn;
+
+use crate::inject::Features;
+use crate::memmap::{MemMap, PageRange};
+use crate::sysreg::{self, Enc, GuestView, ID_REGISTERS};
+use crate::vgic::{LrPolicy, Version};
+
+/// The interrupt controller of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gic {
+    /// GICv2: the first page of the virtual CPU interface (GICV), if it has a page of its own.
+    V2 {
+        /// GICV's frame.
+        gicv: Option<Pfn>,
+    },
+    /// GICv3.
+    V3,
+}
+
+/// What the boot code knows about the machine and has set aside.
+#[derive(Clone, Debug)]
+pub struct Config<'a> {
+    /// All RAM.
+    pub memmap: MemMap,
+    /// RAM that is EL2's: image, stacks, metadata, heap, the pool and the host's root tables.
+    pub el2_owned: &'a [PageRange],
+    /// Device pages that only EL2 may touch (GICH, GICV).
+    pub private_devices: &'a [PageRange],
+    /// First of the host's root tables: zeroed, side by side, inside `el2_owned`.
+    pub host_root: TablePfn,
+    /// Width of the host's IPA space.
+    pub host_ipa_bits: u8,
+    /// Width of a guest's IPA space: 40, or what the CPU has if that is less.
+    pub guest_ipa_bits: u8,
+    /// EL2's page pool: inside `el2_owned`, used for the host's tables.
+    pub pool: &'a [PageRange],
+    /// The interrupt controller.
+    pub gic: Gic,
+    /// How many list registers it has.
+    pub nr_lrs: usize,
+    /// Priority bits of a list register: 5 on a GICv2, ICH_VTR_EL2.PRIbits + 1 on a GICv3.
+    pub lr_priority_bits: u8,
+    /// INTID of the virtual timer, the only interrupt a list register may link to.
+    pub vtimer_intid: u32,
+    /// The CPU's ID registers, in the order of [`ID_REGISTERS`].
+    pub id_values: [u64; ID_REGISTERS.len()],
+}
+
+/// Why [`Hyp::new`] refused: what the boot code says contradicts itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    /// More list registers than any GIC has.
+    ListRegisters,
+    /// An IPA width that stage 2 cannot have, or roots that are not aligned to it.
+    Ipa,
+    /// A page said to be EL2's is not RAM, a device is, a pool page is not EL2's, or a page is named
+    /// twice.
+    Memory,
+    /// The pool is too small to keep EL2's own memory from the host.
+    Pool,
+}
+
+/// The machine as a guest's entry and exit need it.
+#[derive(Clone, Debug)]
+pub struct Board {
+    /// How many list registers there are.
+    pub nr_lrs: usize,
+    /// What they may say.
+    pub lr_policy: LrPolicy,
+    /// Which registers a guest sees.
+    pub view: GuestView,
+    /// Which extensions matter when an exception is injected.
+    pub features: Features,
+    id_values: [u64; ID_REGISTERS.len()],
+}
+
+impl Board {
+    pub(crate) fn new(config: &Config<'_>) -> Self {
+        let mut board = Self {
+            nr_lrs: config.nr_lrs,
+            lr_policy: LrPolicy {
+                version: match config.gic {
+                    Gic::V2 { .. } => Version::V2,
+                    Gic::V3 => Version::V3,
+                },
+                priority_bits: config.lr_priority_bits,
+                vtimer: config.vtimer_intid,
+            },
+            view: GuestView {
+                ipa_bits: config.guest_ipa_bits,
+                gic_v3: config.gic == Gic::V3,
+                aarch32_el0: false,
+            },
+            features: Features::default(),
+            id_values: config.id_values,
+        };
+        // ID_AA64PFR0_EL1.EL0: 2 says AArch32 too.
+        board.view.aarch32_el0 = board.id_value(sysreg::ID_AA64PFR0_EL1) & 0xf == 2;
+        board.features = Features::from_id(
+            board.id_value(sysreg::ID_AA64PFR1_EL1),
+            board.id_value(sysreg::ID_AA64MMFR1_EL1),
+        );
+        board
+    }
+
+    /// The CPU's own value of an ID register; 0 for one that no guest is shown.
+    #[must_use]
+    pub fn id_value(&self, register: Enc) -> u64 {
+        let mut known = ID_REGISTERS.iter().zip(self.id_values);
+        known.find(|(enc, _)| **enc == register).map_or(0, |(_, value)| value)
+    }
+}
