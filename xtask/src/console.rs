@@ -5,7 +5,7 @@
 //! Invariants:
 //! I1. Every run ends: by itself, by its limit, by silence before the guest is up, or by Ctrl-C.
 //! I2. Reading the console never waits for anyone who types: typing has its own thread.
-//! I3. Piped input is held back until the guest asks for it (a prompt) or has gone quiet, because
+//! I3. Piped input is held back until the guest seems to ask for it or has gone quiet, because
 //!     what is typed while a UART is being set up is lost, on real machines too. The end of the
 //!     input ends nothing.
 
@@ -25,7 +25,9 @@ use crate::ui;
 
 /// A console that says nothing for this long has paused: its unfinished line counts.
 const PAUSE: Duration = Duration::from_millis(150);
-/// Input without a prompt is let through after this much silence.
+/// A pause this long makes any unfinished line a prompt, whatever it ends with.
+const LONG_PAUSE: Duration = Duration::from_secs(1);
+/// Input without any prompt is let through after this much silence.
 const QUIET: Duration = Duration::from_millis(2500);
 /// After a panic, time for the rest of its message.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -114,9 +116,12 @@ impl Report {
         let mut text = String::from("  the last lines of the console:\n");
         let tail = self.screen.tail(20);
         text.push_str(if tail.is_empty() { "    (nothing was printed)" } else { &tail });
-        if !self.stderr.trim().is_empty() {
+        // That it was ended by us is no complaint.
+        let complaints = self.stderr.lines().filter(|l| !l.contains("terminating on signal"));
+        let complaints = complaints.collect::<Vec<_>>().join("\n");
+        if !complaints.trim().is_empty() {
             text.push_str("\n  QEMU said:\n");
-            text.push_str(&last_lines(&self.stderr, 8));
+            text.push_str(&last_lines(&complaints, 8));
         }
         text
     }
@@ -275,7 +280,7 @@ impl Watch {
             return Some(End::TimedOut(limit));
         }
         let quiet = self.heard.elapsed();
-        if quiet >= QUIET {
+        if quiet >= QUIET || self.at_prompt(quiet) {
             self.let_input_through();
         }
         if !self.prompted && quiet >= self.plan.silence {
@@ -321,13 +326,23 @@ impl Watch {
     fn pause(&mut self) {
         self.paused = true;
         let partial = self.screen.partial();
-        if partial.is_empty() {
-            return;
+        if !partial.is_empty() {
+            let typed = self.plan.script.pause(&partial);
+            self.type_keys(typed);
         }
-        self.prompted = true;
-        self.let_input_through();
-        let typed = self.plan.script.pause(&partial);
-        self.type_keys(typed);
+    }
+
+    /// Whether the guest seems to wait for someone to type. A machine that is busy elsewhere may
+    /// pause in the middle of any line, so a short pause needs a line that ends like a prompt.
+    fn at_prompt(&mut self, quiet: Duration) -> bool {
+        let like_one = || {
+            let partial = self.screen.partial();
+            let ends =
+                ["# ", "$ ", "> ", "% ", "? ", "login: "].iter().any(|e| partial.ends_with(e));
+            ends || (quiet >= LONG_PAUSE && !partial.is_empty())
+        };
+        self.prompted |= quiet >= PAUSE && like_one();
+        self.prompted
     }
 
     fn judge(&mut self, line: &str) {

@@ -33,7 +33,7 @@ pub fn boot_with(
     let dumped = folder.join("good.dtb");
     let mut dumper = machine.clone();
     dumper.extra.extend(["-M".into(), joined("dumpdtb=", &dumped)]);
-    Task::new("qemu dumpdtb", dumper.command(qemu), Duration::from_secs(60)).capture()?;
+    Task::new("qemu dumpdtb", dumper.command(qemu), Duration::from_secs(60)).stdout()?;
     let mut tree = paths::read(&dumped).context("QEMU wrote no device tree")?;
     spoil(&mut tree, machine.ram_mib * MIB)?;
 

@@ -10,7 +10,7 @@ const INITTAB: &str = "\
 ::sysinit:/etc/init.d/rcS
 ::respawn:/bin/cttyhack /bin/sh -l
 ::ctrlaltdel:/sbin/reboot
-::shutdown:/bin/umount -a -r
+::shutdown:/bin/sync
 ";
 
 const RCS: &str = "\
@@ -49,7 +49,7 @@ pub fn build(busybox: &[u8]) -> Vec<u8> {
     }
     w.file("bin/busybox", 0o755, busybox);
     // Before `--install` has run only these names exist.
-    for name in ["init", "sbin/init", "bin/sh", "bin/cttyhack", "bin/umount", "sbin/reboot"] {
+    for name in ["init", "sbin/init", "bin/sh", "bin/cttyhack", "bin/sync", "sbin/reboot"] {
         w.link(name, "/bin/busybox");
     }
     // The console that the kernel opens for init when it mounts no devtmpfs by itself.

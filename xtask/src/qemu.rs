@@ -181,8 +181,8 @@ impl Machine {
             ]),
             Serial::Pipe => cmd.args(["-monitor", "none", "-serial", "stdio"]),
             Serial::File => {
-                cmd.args(["-monitor", "none", "-serial"]);
-                cmd.arg(joined("file:", &self.folder.join("console.log")))
+                cmd.args(["-monitor", "none", "-serial", "chardev:console", "-chardev"]);
+                cmd.arg(joined("file,id=console,path=", &self.folder.join("console.log")))
             }
         };
         cmd.args(["-d", "guest_errors,unimp", "-D"]).arg(self.folder.join("qemu.log"));
@@ -201,12 +201,11 @@ impl Machine {
     }
 }
 
-/// `prefix` and a path in one argument, whatever bytes the path has.
+/// `prefix` and a path as one argument of QEMU's `key=value,...` kind, in which a comma of the path
+/// is written twice.
 #[must_use]
 pub fn joined(prefix: &str, path: &Path) -> OsString {
-    let mut text = OsString::from(prefix);
-    text.push(path);
-    text
+    format!("{prefix}{}", path.display().to_string().replace(',', ",,")).into()
 }
 
 #[cfg(test)]

@@ -47,7 +47,8 @@ impl Case {
     /// Run it. `Ok(Some(reason))` is a test that failed; `Err` is a machine that could not be
     /// set up, which fails the test too.
     pub fn run(&self, qemu: &Qemu) -> Result<Option<String>> {
-        let folder = paths::output("qemu-test")?.join(self.name());
+        let file_name = format!("{}-gic{}-{}", self.test.name, self.gic, self.cpu);
+        let folder = paths::output("qemu-test")?.join(file_name);
         paths::create(&folder)?;
         let nonce = run::nonce();
         let machine = self.machine(qemu, &folder, &nonce)?;
