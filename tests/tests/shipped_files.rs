@@ -8,13 +8,13 @@ use xtask::cpio::Writer;
 use xtask::paths;
 
 fn manifests() -> Vec<PathBuf> {
-    let folder = paths::root().join("boot/vms");
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect()
+    let entries = std::fs::read_dir(paths::root().join("boot/vms")).expect("boot/vms is there");
+    let paths = entries.map(|entry| entry.expect("a readable folder").path());
+    paths.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect()
 }
 
 fn text(path: &Path) -> String {
-    std::fs::read_to_string(path).unwrap()
+    std::fs::read_to_string(path).expect("a readable manifest")
 }
 
 #[test]
