@@ -245,7 +245,7 @@ impl Desc {
                 Kind::Leaf(pa.frame(), Attrs::from_bits(self.0))
             }
             (Level::L0 | Level::L1 | Level::L2, true) => Kind::Table(TablePfn::new(pa.frame())),
-            // Reserved encodings: the hardware faults (D8.3.1).
+            // Reserved encodings: the hardware faults.
             (Level::L0 | Level::L3, false) => Kind::Unknown,
         }
     }

@@ -1,7 +1,7 @@
 //! The only writer of descriptors: counts, barriers and invalidations in their order.
 //!
 //! Each change of a live descriptor goes through a type that stands for the step reached
-//! (DDI0487 D8.14.1, break-before-make): [`Broken`] cannot exist before the invalidation is
+//! (DDI0487 D8, "Using break-before-make"): [`Broken`] cannot exist before the invalidation is
 //! complete, and [`Unlinked`] tables reach a source only through it.
 //!
 //! Invariants:
@@ -139,7 +139,7 @@ impl Unlinked {
         S: TableSource,
     {
         match self.leaf {
-            // Walks may have cached the table entries as well: no level hint (D8.14.5).
+            // Walks may have cached the table entries as well: no level hint.
             _ if !self.tables.is_empty() => mmu.hw.inval_ipa(regime, gfn.ipa(), None),
             Some(level) => mmu.hw.inval_ipa(regime, gfn.ipa(), Some(level.number())),
             // An annotation, in a table that stays: no walker ever saw it.

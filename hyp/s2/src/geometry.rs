@@ -1,8 +1,9 @@
 //! The shape of a stage-2 translation: levels, concatenated roots, `VTCR_EL2`.
 //!
-//! Knows numbers only. The 4 KiB granule resolves 9 bits a level (DDI0487 D8.2.4); up to 16 root
-//! tables may stand side by side instead of one more level above them (D8.2.9), which saves a load
-//! on every walk and is the only way on CPUs without level 0 at stage 2.
+//! Knows numbers only. The 4 KiB granule resolves 9 bits a level; up to 16 root tables may stand
+//! side by side instead of one more level above them (DDI0487 D8.2, "Concatenated translation
+//! tables"), which saves a load on every walk and is the only way on CPUs with less than 44 bits
+//! of physical address, where stage 2 has no level 0.
 //!
 //! Invariants:
 //! - I1: a [`Geometry`] exists only for 32..=48 bits, so no shift here can overflow.
@@ -15,7 +16,7 @@ pub const ENTRIES: usize = 512;
 /// Bits of the page number that one level resolves.
 const INDEX_BITS: u32 = 9;
 const INDEX_MASK: u64 = 511;
-/// Most root tables side by side, as a power of two (D8.2.9).
+/// Most root tables side by side, as a power of two.
 const CONCAT_BITS: u32 = 4;
 
 /// A lookup level. A smaller number is nearer the root and covers more.
@@ -67,9 +68,9 @@ impl Level {
     const fn offset_mask(self) -> u64 {
         self.pages().saturating_sub(1)
     }
-    /// Levels from here to the last: how many tables hang below an entry that holds a page's path.
+    /// How many tables lead from an entry of this level down to a page.
     #[must_use]
-    pub const fn above_pages(self) -> usize {
+    pub const fn tables_below(self) -> usize {
         match self {
             Self::L0 => 3,
             Self::L1 => 2,
@@ -129,7 +130,7 @@ impl Geometry {
     pub const fn frames(self) -> u64 {
         1 << (self.ipa_bits as u32).saturating_sub(PAGE_SHIFT)
     }
-    /// Root pages side by side; the first must be aligned to all of them (D8.2.9).
+    /// Root pages side by side; the first must be aligned to all of them.
     #[must_use]
     pub const fn root_pages(self) -> u64 {
         self.frames().div_ceil(self.start.pages() << INDEX_BITS)
@@ -162,7 +163,7 @@ impl Geometry {
     pub const fn t0sz(self) -> u64 {
         64u64.saturating_sub(self.ipa_bits as u64)
     }
-    /// `VTCR_EL2.SL0` for the 4 KiB granule (D24.2.202): 0 = level 2, 1 = level 1, 2 = level 0.
+    /// `VTCR_EL2.SL0` for the 4 KiB granule: 0 = level 2, 1 = level 1, 2 = level 0.
     #[must_use]
     pub const fn sl0(self) -> u64 {
         match self.start {

@@ -143,7 +143,7 @@ impl<'a> MapPlan<'a> {
     /// How many table pages this takes.
     #[must_use]
     pub const fn tables(&self) -> usize {
-        self.path.last.level.above_pages()
+        self.path.last.level.tables_below()
     }
     /// Takes the tables.
     ///

@@ -116,7 +116,7 @@ impl HostMap {
             .filter_map(|level| Some((level, Pfn::new(level.first(pfn.raw()))?)))
             .find(|(level, first)| fits(*first, level.pages()))
             .ok_or(TouchRefusal::OutOfRange)?;
-        let needed = path.last.level.above_pages().saturating_sub(level.above_pages());
+        let needed = path.last.level.tables_below().saturating_sub(level.tables_below());
         let tables = Bundle::take(needed, source).ok_or(TouchRefusal::NoTables)?;
         let entry = mmu.grow(tables, gfn, level, Desc::leaf(level, first, attrs));
         mmu.fill(path.last, entry);
@@ -199,7 +199,7 @@ impl<'a> AnnotatePlan<'a> {
     /// How many table pages this takes: an annotation stands at level 3.
     #[must_use]
     pub const fn tables(&self) -> usize {
-        self.path.last.level.above_pages()
+        self.path.last.level.tables_below()
     }
     /// Takes the tables.
     ///
@@ -229,7 +229,7 @@ impl Annotating<'_> {
     {
         let AnnotatePlan { map, gfn, path } = self.plan;
         // Before the new tables are filled: they must not be reachable while a walker may still
-        // see the block (D8.14.1).
+        // see the block.
         if path.desc.is_valid() {
             let broken = mmu.break_leaf(map.regime(), path.last, gfn);
             let entry = mmu.grow(self.tables, gfn, Level::L3, Desc::donated(to));

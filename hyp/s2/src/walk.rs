@@ -57,14 +57,10 @@ impl Space {
     /// A tree with zeroed roots; `None` if these are not aligned to their number.
     pub(crate) fn new(geometry: Geometry, regime: Regime) -> Option<Self> {
         let root = regime.root.pfn();
-        let last = root.add(geometry.root_pages().checked_sub(1)?)?;
-        // D8.2.9: concatenated tables are aligned to their total size.
-        if last.raw() & root.raw() == root.raw() && root.raw().is_multiple_of(geometry.root_pages())
-        {
-            Some(Self { geometry, regime })
-        } else {
-            None
-        }
+        root.add(geometry.root_pages().checked_sub(1)?)?;
+        // Concatenated tables are aligned to their total size; the last one must exist.
+        let aligned = root.raw().is_multiple_of(geometry.root_pages());
+        aligned.then_some(Self { geometry, regime })
     }
     pub(crate) const fn geometry(&self) -> Geometry {
         self.geometry
@@ -156,11 +152,11 @@ impl<H: Tables> Iterator for Walk<'_, H> {
             return None;
         }
         let gfn = Gfn::new(self.at)?;
-        let near = self.table.and_then(|(table, level, end)| {
+        let table = self.table.filter(|(.., end)| self.at < *end);
+        let near = table.and_then(|(table, level, _)| {
             let slot = Slot { table, index: level.index(gfn), level };
             let desc = slot.load(self.hw);
-            let stays = self.at < end && !matches!(desc.kind(level), Kind::Table(_));
-            stays.then_some((slot, desc))
+            (!matches!(desc.kind(level), Kind::Table(_))).then_some((slot, desc))
         });
         let (slot, desc) = near.unwrap_or_else(|| {
             let path = self.space.descend(self.hw, gfn);

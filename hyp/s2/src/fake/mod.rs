@@ -113,7 +113,7 @@ impl FakeMmu {
         self.lock().access(cpu, vmid, ipa, kind)
     }
     /// A vCPU of a VM runs on `cpu`, and fills the CPU's stage-1 TLB. A violation if another vCPU
-    /// of that VM did before, and nobody said so: they may share an ASID (D8.15).
+    /// of that VM did before, and nobody said so: they may share an ASID.
     pub fn run_vcpu(&self, cpu: usize, vmid: Vmid, vcpu: usize) {
         let mut inner = self.lock();
         let before = inner.tlbs.get_mut(cpu).and_then(|tlb| tlb.run_vcpu(vmid, vcpu));

@@ -12,7 +12,7 @@ use crate::hw::Regime;
 const VALID: u64 = 1;
 const TABLE: u64 = 1 << 1;
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
-/// S2AP, AF, XN and the software bits may change while a descriptor is live (D8.14.1).
+/// S2AP, AF, XN and the software bits may change while a descriptor is live.
 const LIVE_CHANGE: u64 = 3 << 6 | 1 << 10 | 3 << 53 | 0xf << 55;
 
 /// A page that walkers may take for a table.

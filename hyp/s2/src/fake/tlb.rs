@@ -67,7 +67,7 @@ pub(super) struct CpuTlb {
 }
 
 impl CpuTlb {
-    /// By IPA. A hint names the level of the leaf: then nothing else has to go (D8.14.5).
+    /// By IPA. A hint names the level of the leaf: then nothing else has to go (D8, "TTL").
     pub(super) fn drop_ipa(&mut self, vmid: Vmid, ipa: Ipa, hint: Option<u8>) {
         self.entries.retain(|entry| {
             let meant = hint.is_none_or(|level| entry.leaf && entry.level == level);
@@ -115,7 +115,7 @@ impl Inner {
         let low = (1u64 << entry.bits) - 1;
         Ok(Pa::new((entry.desc & ADDRESS & !low) | (ipa.raw() & low)).expect("48 bits"))
     }
-    /// The TLB's entry for an address, filled by a walk (D8.2) if there is none yet.
+    /// The TLB's entry for an address, filled by a walk if there is none yet.
     fn translate(&mut self, cpu: usize, vmid: Vmid, ipa: u64) -> Result<Entry, Fault> {
         let tree = self.trees.iter_mut().find(|tree| tree.regime.vmid == vmid);
         let tree = tree.ok_or(Fault::NoRegime)?;
@@ -149,7 +149,7 @@ impl Inner {
                 return Err(Fault::Translation(level));
             }
             if leaf && desc & AF == 0 {
-                // Never cached (D8.5.1).
+                // Never cached (D8, "The Access flag").
                 return Err(Fault::AccessFlag(level));
             }
             let bits = bits_below(level);

@@ -1,6 +1,7 @@
 //! What changes in a guest's mappings while they stay: write protection, ageing, more rights.
 //!
-//! None of these needs break-before-make (DDI0487 D8.14.1 names address, size and memory type), and
+//! None of these needs break-before-make (DDI0487 D8 asks for it when address, size or memory type
+//! change), and
 //! none may lose an access flag that the hardware sets meanwhile. A device is not logged and does not
 //! age: it is nobody's memory to copy or to reclaim.
 
@@ -28,7 +29,8 @@ pub enum RelaxRefusal {
 impl GuestMap {
     /// Takes the right to write away from all memory that reaches into the span, visiting at most
     /// `budget` entries. Returns how many pages of the span are done. TLBs keep what they have:
-    /// flush the VMID before trusting that nothing is written.
+    /// flush the VMID before trusting that nothing is written. Devices are left alone: there is
+    /// nothing of theirs to log.
     pub fn wrprotect<H, R>(&mut self, mmu: Mmu<'_, H, R>, span: Span, budget: usize) -> u64
     where
         H: Tables + Tlb,
@@ -44,7 +46,7 @@ impl GuestMap {
         done
     }
     /// Which of the first 64 pages of the span were accessed since they were last aged: bit i is
-    /// page i. `mkold` ages them, without invalidation: a stale "young" is allowed.
+    /// page i. `mkold` ages them, without invalidation: a stale "young" is allowed. Devices have no age.
     pub fn age<H, R>(&mut self, mmu: Mmu<'_, H, R>, span: Span, mkold: bool) -> u64
     where
         H: Tables + Tlb,
@@ -95,7 +97,7 @@ impl GuestMap {
     {
         let Some(visit) = self.visit(mmu.hw, gfn) else { return false };
         let leaf = mmu.amend(visit.slot, visit.desc, Desc::young);
-        // A leaf without access flag is in no TLB (D8.5.1): visible is enough.
+        // A leaf without access flag is in no TLB (D8, "The Access flag"): visible is enough.
         mmu.hw.publish();
         leaf.is_some()
     }

@@ -322,6 +322,18 @@ fn ageing_flushes_nothing() {
 }
 
 #[test]
+fn devices_are_neither_aged_nor_protected() {
+    let mut g = Guest::new(40);
+    let device = Attrs { device: true, ..with(Prot::RW) };
+    g.map(5, FRAME, device);
+    g.map(6, FRAME + 1, LENT);
+    assert_eq!(g.age(5, 2, true), 0b10);
+    assert_eq!(g.wrprotect(5, 2, 10), 2);
+    assert_eq!(g.leaf_attrs(5), device);
+    assert_eq!(g.leaf_attrs(6), Attrs { young: false, ..with(Prot::RX) });
+}
+
+#[test]
 fn added_rights_work_at_once_on_this_cpu() {
     let mut g = Guest::new(40);
     g.map(5, FRAME, with(Prot::R));
