@@ -133,6 +133,11 @@ impl FakeEl2 {
         self.state.lock().shares.get(&pfn).copied().unwrap_or(0)
     }
 
+    /// Whether a page is the host's and nobody else's.
+    pub fn is_exclusive(&self, pfn: u64) -> bool {
+        self.state.lock().exclusive(pfn)
+    }
+
     /// Whether every page is the host's alone and no VM is left.
     pub fn is_clean(&self) -> bool {
         let state = self.state.lock();

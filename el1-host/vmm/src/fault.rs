@@ -219,4 +219,4 @@ impl<'a> Memory<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,6 +11,14 @@
 //!   happens to need.
 //! - I3: a page is in the mirror, at EL2 and in the account of frames, or in none of them.
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(
+    test,
+    expect(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        reason = "an overflow in a test fails it"
+    )
+)]
 
 extern crate alloc;
 
@@ -26,6 +34,8 @@ pub mod pl011;
 pub mod psci;
 pub mod slots;
 pub mod stats;
+#[cfg(test)]
+mod testing;
 pub mod timer;
 pub mod vgic;
 pub mod vm;

@@ -173,14 +173,19 @@ impl Vgic {
         (0..32).zip(bits()).fold(0, |set, (bit, mask)| if goes(bit) { set | mask } else { set })
     }
 
-    /// Those of bank `n` that are pending, enabled and of an enabled group, and may go to `vcpu`.
+    /// Those of bank `n` that are pending, enabled and of an enabled group, and may go to `vcpu`: also
+    /// those that are active there.
     fn deliverable(&self, vcpu: usize, n: usize) -> u32 {
         let Some(bank) = self.bank(vcpu, n) else { return 0 };
         let group0 = if self.ctlr & 1 != 0 { !bank.group } else { 0 };
         let group1 = if self.ctlr & 2 != 0 { bank.group } else { 0 };
         let candidates = bank.pending() & bank.enabled & (group0 | group1) & !bank.listed;
         match n.checked_sub(1) {
-            Some(shared) if candidates != 0 => candidates & self.routed(vcpu, shared),
+            Some(shared) if candidates != 0 => {
+                // Active on another vCPU: not signalled to anybody before its deactivation.
+                let elsewhere = bank.active & !self.active_on(vcpu, n);
+                candidates & self.routed(vcpu, shared) & !elsewhere
+            }
             _ => candidates,
         }
     }
@@ -189,7 +194,8 @@ impl Vgic {
     /// enables are hardware's and not known here, so this may say yes once too often.
     #[must_use]
     pub fn pending_for(&self, vcpu: usize) -> bool {
-        (0..=SPI_BANKS).any(|n| self.deliverable(vcpu, n) != 0)
+        let active = |n| self.bank(vcpu, n).map_or(0, |bank| bank.active);
+        (0..=SPI_BANKS).any(|n| self.deliverable(vcpu, n) & !active(n) != 0)
     }
 
     /// Whether the physical side of the linked interrupt must be active: so it is neither signalled

@@ -125,7 +125,7 @@ impl Vgic {
     }
 
     /// The active interrupts of bank `n` that `vcpu` has to deactivate.
-    fn active_on(&self, vcpu: usize, n: usize) -> u32 {
+    pub(super) fn active_on(&self, vcpu: usize, n: usize) -> u32 {
         let Some(bank) = self.bank(vcpu, n) else { return 0 };
         let active = bank.active & !bank.listed;
         let owners = n.checked_sub(1).and_then(|n| self.owner.get(n));
