@@ -1,9 +1,8 @@
 //! What changes in a guest's mappings while they stay: write protection, ageing, more rights.
 //!
 //! None of these needs break-before-make (DDI0487 D8 asks for it when address, size or memory type
-//! change), and
-//! none may lose an access flag that the hardware sets meanwhile. A device is not logged and does not
-//! age: it is nobody's memory to copy or to reclaim.
+//! change), and none may lose an access flag that the hardware sets meanwhile. A device is not
+//! logged and does not age: it is nobody's memory to copy or to reclaim.
 
 use hyp_abi::Gfn;
 
@@ -29,8 +28,7 @@ pub enum RelaxRefusal {
 impl GuestMap {
     /// Takes the right to write away from all memory that reaches into the span, visiting at most
     /// `budget` entries. Returns how many pages of the span are done. TLBs keep what they have:
-    /// flush the VMID before trusting that nothing is written. Devices are left alone: there is
-    /// nothing of theirs to log.
+    /// flush the VMID before trusting that nothing is written.
     pub fn wrprotect<H, R>(&mut self, mmu: Mmu<'_, H, R>, span: Span, budget: usize) -> u64
     where
         H: Tables + Tlb,
@@ -46,7 +44,7 @@ impl GuestMap {
         done
     }
     /// Which of the first 64 pages of the span were accessed since they were last aged: bit i is
-    /// page i. `mkold` ages them, without invalidation: a stale "young" is allowed. Devices have no age.
+    /// page i. `mkold` ages them, without invalidation: a stale "young" is allowed.
     pub fn age<H, R>(&mut self, mmu: Mmu<'_, H, R>, span: Span, mkold: bool) -> u64
     where
         H: Tables + Tlb,
