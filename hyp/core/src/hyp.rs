@@ -90,13 +90,11 @@ impl<M: Machine> Hyp<M> {
 
     /// A hypercall of the host: `regs` are x0..x4.
     pub fn hypercall(&self, cpu: &mut CpuLocal, regs: [u64; 5]) -> Outcome {
-        match parse(regs) {
-            None => Outcome::NotSupported,
-            Some(Call::VcpuRun) => match self.vcpu_run(cpu) {
-                Ok(()) => Outcome::Run,
-                Err(why) => Outcome::Ret(refused(why)),
-            },
-            Some(call) => Outcome::Ret(self.call(cpu, call).unwrap_or_else(refused)),
+        let Some(call) = parse(regs) else { return Outcome::NotSupported };
+        match self.call(cpu, call) {
+            Ok(_) if call == Call::VcpuRun => Outcome::Run,
+            Ok(ret) => Outcome::Ret(ret),
+            Err(why) => Outcome::Ret(Ret { x1: why.code(), ..DONE }),
         }
     }
 
@@ -117,7 +115,7 @@ impl<M: Machine> Hyp<M> {
 
     fn call(&self, cpu: &mut CpuLocal, call: Call) -> Result<Ret, Refusal> {
         match call {
-            Call::VcpuRun => self.vcpu_run(cpu).map(|()| DONE),
+            Call::VcpuRun => self.vcpu_run(cpu),
             Call::ShareHyp { pfn } => self.own(cpu, pfn, Word::share_hyp),
             Call::UnshareHyp { pfn } => self.own(cpu, pfn, Word::unshare_hyp),
             Call::ShareGuest { pfn, gfn, nr, prot } => self.share_guest(cpu, pfn, gfn, nr, prot),
@@ -170,7 +168,7 @@ impl<M: Machine> Hyp<M> {
     }
 
     /// Checks the entry words, and that no stale right outlives its removal, and prepares the run.
-    fn vcpu_run(&self, cpu: &mut CpuLocal) -> Result<(), Refusal> {
+    fn vcpu_run(&self, cpu: &mut CpuLocal) -> Result<Ret, Refusal> {
         let loaded = cpu.loaded.as_mut().ok_or(Refusal::Invalid)?;
         let entry = Entry::check(&self.machine, &loaded.vcpu)?;
         let (mut slot, _held) = self.slot(loaded.handle)?.lock(&mut cpu.locks);
@@ -180,7 +178,7 @@ impl<M: Machine> Hyp<M> {
             vm.unflushed = false;
         }
         entry.commit(&self.machine, &mut loaded.vcpu, &self.board);
-        Ok(())
+        Ok(DONE)
     }
 
     fn features(&self, cpu: &mut CpuLocal) -> Ret {
@@ -205,8 +203,4 @@ impl<M: Machine> Hyp<M> {
     pub(crate) fn slot(&self, vm: Handle) -> Result<&Lock<Slot, rank::Vm>, Refusal> {
         self.slots.get(vm.index()).ok_or(Refusal::Invalid)
     }
-}
-
-fn refused(why: Refusal) -> Ret {
-    Ret { x1: why.code(), ..DONE }
 }

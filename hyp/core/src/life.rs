@@ -183,12 +183,11 @@ impl<M: Machine> Hyp<M> {
         let (mut host, mut held) = self.host.lock(&mut cpu.locks);
         let (mut slot, _held) = self.slot(vm)?.lock(&mut held);
         let dying = slot.dying(vm)?;
-        let mapped = dying.shared.saturating_add(dying.devices);
-        let given = dying.stock.given() as u64;
-        if mapped > 0 || given > 0 {
+        let left = (dying.shared.saturating_add(dying.devices), dying.stock.given() as u64);
+        if left != (0, 0) {
             // A refusal that says what is missing.
             let x1 = Refusal::Busy.code();
-            return Ok(Ret { x1, x2: mapped, x3: given, ..DONE });
+            return Ok(Ret { x1, x2: left.0, x3: left.1, ..DONE });
         }
         let pages = self.pages();
         // After this no TLB holds the VMID, so the roots, and the VMID, may be used for other things.

@@ -37,12 +37,6 @@ impl FreeList {
         self.len
     }
 
-    /// Whether it has none.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// Adds a page; `false`, and nothing changes, if it is not EL2's to free.
     #[must_use]
     pub fn push<M: Machine>(&mut self, pages: Pages<'_, M>, pfn: Pfn) -> bool {
@@ -103,12 +97,6 @@ impl Pool {
     /// As a supply for the walker.
     pub fn source<'a, M: Machine>(&'a mut self, pages: Pages<'a, M>) -> Source<'a, M> {
         Source { pages, first: &mut self.free, second: None, in_use: &mut self.in_use }
-    }
-}
-
-impl Default for Pool {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -186,5 +174,108 @@ impl<M: Machine> TableSource for Source<'_, M> {
         if self.first.push(self.pages, table.pfn()) {
             *self.in_use = self.in_use.saturating_sub(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::FakeMachine;
+    use crate::machine::Frames;
+    use crate::memmap::{MemMap, PageRange};
+    use crate::owner::Word;
+
+    const FIRST: u64 = 0x40000;
+
+    fn pfn(n: u64) -> Pfn {
+        Pfn::new(FIRST + n).unwrap()
+    }
+    /// Eight pages of EL2's, and eight of the host's.
+    fn world() -> (MemMap, FakeMachine) {
+        let map = MemMap::new(PageRange::of(pfn(0), 16)).unwrap();
+        let machine = FakeMachine::new(&map, 1);
+        let pages = Pages { machine: &machine, map: &map };
+        (0..8).for_each(|n| pages.set_word(pfn(n), Word::HYP));
+        (map, machine)
+    }
+
+    #[test]
+    fn pages_come_back_zeroed_last_in_first_out() {
+        let (map, machine) = world();
+        let pages = Pages { machine: &machine, map: &map };
+        let mut list = FreeList::new();
+        for n in [0, 5, 2] {
+            machine.write(pfn(n), 9, u64::MAX);
+            assert!(list.push(pages, pfn(n)));
+            assert!(pages.word(pfn(n)).unwrap().is_free());
+        }
+        assert_eq!(list.len(), 3);
+        for (n, left) in [(2, 2), (5, 1), (0, 0)] {
+            assert_eq!(list.pop(pages), Some(pfn(n)));
+            assert!(machine.is_zero(pfn(n)));
+            assert_eq!(pages.word(pfn(n)), Some(Word::HYP));
+            assert_eq!(list.len(), left);
+        }
+        assert_eq!(list.pop(pages), None);
+        assert_eq!(list, FreeList::new());
+    }
+
+    #[test]
+    fn a_page_that_is_not_el2s_to_free_is_refused_and_nothing_changes() {
+        let (map, machine) = world();
+        let pages = Pages { machine: &machine, map: &map };
+        let mut list = FreeList::new();
+        assert!(list.push(pages, pfn(0)));
+        pages.set_word(pfn(1), Word::HYP.with_pins(1));
+        let before = machine.snapshot();
+        // Free already, a table with entries, the host's, no RAM.
+        for n in [0, 1, 8, 16] {
+            assert!(!list.push(pages, pfn(n)), "{n}");
+        }
+        assert_eq!(list.len(), 1);
+        assert_eq!(machine.snapshot(), before);
+    }
+
+    #[test]
+    fn a_source_counts_what_is_out_and_freed_pages_go_first() {
+        let (map, machine) = world();
+        let pages = Pages { machine: &machine, map: &map };
+        let (mut stock, mut cache) = (Stock::default(), FreeList::new());
+        for n in 0..3 {
+            assert!(cache.push(pages, pfn(n)));
+            stock.note_given();
+        }
+        let mut source = stock.source(pages, Some(&mut cache));
+        assert_eq!(source.available(), 3);
+        let (a, b) = (source.take().unwrap(), source.take().unwrap());
+        assert_eq!((a.pfn(), b.pfn()), (pfn(2), pfn(1)));
+        assert_eq!(source.available(), 1);
+        source.give(a);
+        assert_eq!(source.available(), 2);
+        source.give(a);
+        assert_eq!(source.available(), 2, "given twice, there once");
+        assert_eq!((stock.in_use(), stock.given(), cache.len()), (1, 3, 1));
+        let mut source = stock.source(pages, Some(&mut cache));
+        assert_eq!(source.take(), Some(a), "the freed one first");
+        source.give(a);
+        assert_eq!(stock.source(pages, None).available(), 1);
+        // To the host: the freed one, then the memcache's; never what is in use.
+        assert_eq!(stock.reclaim(pages, [&mut cache].into_iter()), Some(pfn(2)));
+        assert_eq!(stock.reclaim(pages, [&mut cache].into_iter()), Some(pfn(0)));
+        assert_eq!(stock.reclaim(pages, [&mut cache].into_iter()), None);
+        assert_eq!((stock.in_use(), stock.given(), cache.len()), (1, 1, 0));
+    }
+
+    #[test]
+    fn the_pool_counts_its_tables() {
+        let (map, machine) = world();
+        let pages = Pages { machine: &machine, map: &map };
+        let mut pool = Pool::new();
+        assert!(pool.add(pages, pfn(3)) && !pool.add(pages, pfn(3)));
+        let table = pool.source(pages).take().unwrap();
+        assert_eq!((pool.in_use(), pool.available()), (1, 0));
+        assert_eq!(pool.source(pages).take(), None);
+        pool.source(pages).give(table);
+        assert_eq!((pool.in_use(), pool.available()), (0, 1));
     }
 }

@@ -293,7 +293,7 @@ fn id_registers_are_shown_as_the_view_says() {
 
 #[test]
 fn the_board_is_read_from_the_configuration() {
-    let mut w = World::with(32, |c| {
+    let mut w = World::with(POOL, |c| {
         c.gic = Gic::V3;
         for (enc, value) in ID_REGISTERS.iter().zip(&mut c.id_values) {
             match *enc {

@@ -479,7 +479,7 @@ fn the_gicv_page_is_mapped_as_a_device_and_goes_only_its_own_way() {
 #[test]
 fn a_machine_without_gicv_has_none_to_map() {
     for gic in [Gic::V3, Gic::V2 { gicv: None }] {
-        let mut w = World::with(32, |c| c.gic = gic);
+        let mut w = World::with(POOL, |c| c.gic = gic);
         w.vm();
         w.topup(2);
         w.refuse(Invalid, MapGicv, &[0x8010]);

@@ -11,11 +11,11 @@ fn tables(w: &mut World) -> u64 {
 #[test]
 fn the_host_reaches_all_that_is_its_own_and_nothing_of_el2() {
     let mut w = World::new();
-    for n in [EL2 + 64, EL2 + 0x1ff, HOST, EL2 + 0x5ff, SMALL, SMALL + 15] {
+    for n in [EL2_END, EL2 + 0x1ff, HOST, EL2 + 0x5ff, SMALL, SMALL + 15] {
         assert_eq!(w.host_access(n, Access::Fetch), Ok(()), "{n:#x}");
         assert_eq!(w.host_access(n, Access::Write), Ok(()), "{n:#x}");
     }
-    for n in (EL2..EL2 + 64).chain([GICH, GICV, GICV + 1]) {
+    for n in (EL2..EL2_END).chain([GICH, GICV, GICV + 1]) {
         for kind in [Access::Read, Access::Write, Access::Fetch] {
             assert_eq!(w.host_access(n, kind), Err(HostAbort::Inject), "{n:#x}");
         }
@@ -162,12 +162,12 @@ fn a_donation_without_table_memory_is_refused() {
     let handle = w.ok(Hypercall::ReserveVm, &[]);
     w.refuse(Refusal::NoMemory, Hypercall::InitVm, &[handle, 1, HOST, 0]);
     // In the 2 MiB of EL2's own memory the tables are there.
-    w.done(Hypercall::InitVm, &[handle, 1, EL2 + 64, 0]);
+    w.done(Hypercall::InitVm, &[handle, 1, EL2_END, 0]);
 }
 
 #[test]
 fn a_configuration_that_contradicts_itself_is_refused() {
-    let (pool, owned) = ([range(EL2 + 8, 32)], [range(EL2, 64)]);
+    let (pool, owned) = ([range(EL2 + 4, POOL)], [range(EL2, 16)]);
     let good = config(&pool, &owned);
     let refused = |config: Config<'_>| {
         Hyp::new(FakeMachine::new(&memmap(), 1), config).map(|_| ()).unwrap_err()
@@ -179,17 +179,17 @@ fn a_configuration_that_contradicts_itself_is_refused() {
     assert_eq!(refused(Config { host_ipa_bits: 49, ..with() }), ConfigError::Ipa);
     let odd = TablePfn::new(pfn(EL2 + 1));
     assert_eq!(refused(Config { host_root: odd, ..with() }), ConfigError::Ipa);
-    for pool in [&[range(HOST, 32)][..], &[range(EL2 + 8, 32), range(EL2 + 39, 1)]] {
+    for pool in [&[range(HOST, POOL)][..], &[range(EL2 + 4, POOL), range(EL2_END - 1, 1)]] {
         assert_eq!(refused(Config { pool, ..with() }), ConfigError::Memory);
     }
     for el2_owned in
-        [&[range(EL2, 64), range(SMALL + 15, 2)][..], &[range(EL2, 64), range(EL2 + 63, 1)]]
+        [&[range(EL2, 16), range(SMALL + 15, 2)][..], &[range(EL2, 16), range(EL2_END - 1, 1)]]
     {
         assert_eq!(refused(Config { el2_owned, ..with() }), ConfigError::Memory);
     }
     for private_devices in [&[range(GICV, 1), range(GICV, 1)][..], &[range(HOST, 1)]] {
         assert_eq!(refused(Config { private_devices, ..with() }), ConfigError::Memory);
     }
-    let pool = &[range(EL2 + 8, 3)];
+    let pool = &[range(EL2 + 4, 3)];
     assert_eq!(refused(Config { pool, ..with() }), ConfigError::Pool);
 }

@@ -17,8 +17,10 @@ use crate::memmap::{MemMap, PageRange};
 use crate::owner::Word;
 use crate::sysreg::{self, ID_REGISTERS};
 
-/// EL2's memory: 64 pages at the start of the first RAM region.
+/// EL2's memory: 16 pages at the start of the first RAM region, the last 12 its pool.
 const EL2: u64 = 0x40000;
+const EL2_END: u64 = EL2 + 16;
+const POOL: u64 = 12;
 /// The first of two adjacent 2 MiB of the host's own memory in the first RAM region.
 const HOST: u64 = 0x40200;
 /// A second, small RAM region: 16 pages.
@@ -101,13 +103,13 @@ fn config<'a>(pool: &'a [PageRange], owned: &'a [PageRange]) -> Config<'a> {
 
 impl World {
     fn new() -> Self {
-        Self::with_pool(32)
+        Self::with_pool(POOL)
     }
     fn with_pool(pages: u64) -> Self {
         Self::with(pages, |_| {})
     }
     fn with(pool: u64, change: impl FnOnce(&mut Config<'_>)) -> Self {
-        let (pool, owned) = ([range(EL2 + 8, pool)], [range(EL2, 64)]);
+        let (pool, owned) = ([range(EL2 + 4, pool)], [range(EL2, 16)]);
         let mut config = config(&pool, &owned);
         change(&mut config);
         let machine = FakeMachine::new(&config.memmap, 2);
@@ -261,13 +263,13 @@ impl World {
     }
     /// Every page but EL2's is exclusively the host's, by a walk over the table, and can be touched.
     fn assert_all_is_the_hosts(&mut self) {
-        for n in (EL2 + 64..EL2 + 0x600).chain(SMALL..SMALL + 16).chain([TINY, TINY + 1]) {
+        for n in (EL2_END..EL2 + 0x600).chain(SMALL..SMALL + 16).chain([TINY, TINY + 1]) {
             assert!(self.is_hosts_own(n), "{n:#x}: {:?}", self.word(n));
         }
-        for n in [EL2 + 64, HOST, self.next - 1, SMALL] {
+        for n in [EL2_END, HOST, self.next - 1, SMALL] {
             assert!(self.host_reaches(n), "{n:#x}");
         }
-        assert!(!self.host_reaches(EL2 + 63));
+        assert!(!self.host_reaches(EL2_END - 1));
     }
     fn read(&self, page: u64, word: usize) -> u64 {
         self.machine().read(pfn(page), word)
@@ -298,7 +300,7 @@ fn features_tell_what_this_machine_has() {
     let mut w = World::new();
     let ret = w.call(Hypercall::Features, &[]);
     assert_eq!(ret, Ret { x1: 1, x2: 40, x3: 4, x4: BOOT_TABLES, x5: 0 });
-    let mut w = World::with(32, |c| {
+    let mut w = World::with(POOL, |c| {
         c.gic = Gic::V3;
         c.nr_lrs = 16;
         c.guest_ipa_bits = 39;

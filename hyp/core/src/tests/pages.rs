@@ -37,7 +37,8 @@ fn pages_that_are_not_the_hosts_are_refused() {
     w.topup(4);
     // A device, beyond the regions on each side, EL2's image, its pool, its last page, the last
     // page number there is.
-    let foreign = [0x9000, EL2 - 1, SMALL - 1, SMALL + 16, EL2 + 3, EL2 + 9, EL2 + 63, GICH, GICV];
+    let foreign =
+        [0x9000, EL2 - 1, SMALL - 1, SMALL + 16, EL2 + 3, EL2 + 9, EL2_END - 1, GICH, GICV];
     for n in foreign.into_iter().chain([(1 << 36) - 1]) {
         w.refuse(Refusal::NotPermitted, ShareHyp, &[n]);
         w.refuse(Refusal::NotPermitted, UnshareHyp, &[n]);
@@ -45,7 +46,7 @@ fn pages_that_are_not_the_hosts_are_refused() {
         w.refuse(Refusal::NotPermitted, ShareGuest, &[n, GUEST, 1, 15]);
     }
     // The neighbours on the inner side are the host's.
-    for n in [EL2 + 64, EL2 + 0x5ff, SMALL, SMALL + 15] {
+    for n in [EL2_END, EL2 + 0x5ff, SMALL, SMALL + 15] {
         w.done(ShareHyp, &[n]);
     }
 }
@@ -100,12 +101,12 @@ fn a_pinned_page_cannot_be_taken_back() {
 fn the_audit_streams_runs_of_equal_state() {
     let mut w = World::new();
     let found = |w: &mut World, from| w.call(AuditHost, &[from]);
-    let el2 = Ret { x1: 64, x2: EL2, x3: 3, x4: 0, x5: EL2 + 64 };
+    let el2 = Ret { x1: 16, x2: EL2, x3: 3, x4: 0, x5: EL2_END };
     // Host state NoPage (3), EL2 state Owned (0); table counts are not shown.
     assert_eq!(found(&mut w, 0), el2);
-    assert_eq!(found(&mut w, EL2 + 3), Ret { x1: 61, x2: EL2 + 3, ..el2 });
-    let own = Ret { x1: 0x600 - 64, x2: EL2 + 64, x3: 3 << 8, x4: 0, x5: EL2 + 0x600 };
-    assert_eq!(found(&mut w, EL2 + 64), own);
+    assert_eq!(found(&mut w, EL2 + 3), Ret { x1: 13, x2: EL2 + 3, ..el2 });
+    let own = Ret { x1: 0x600 - 16, x2: EL2_END, x3: 3 << 8, x4: 0, x5: EL2 + 0x600 };
+    assert_eq!(found(&mut w, EL2_END), own);
     assert_eq!(found(&mut w, EL2 + 0x600), Ret { x1: 16, x2: SMALL, x5: SMALL + 16, ..own });
     assert_eq!(found(&mut w, SMALL + 15), Ret { x1: 1, x2: SMALL + 15, x5: SMALL + 16, ..own });
     assert_eq!(found(&mut w, SMALL + 16), Ret { x1: 2, x2: TINY, x5: TINY + 2, ..own });
@@ -114,8 +115,8 @@ fn the_audit_streams_runs_of_equal_state() {
     }
     w.done(ShareHyp, &[HOST]);
     assert_eq!(found(&mut w, HOST), Ret { x1: 1, x2: HOST, x3: 0x201, x4: 0, x5: HOST + 1 });
-    let before = Ret { x1: 0x1c0, x2: EL2 + 64, x3: 0x300, x4: 0, x5: HOST };
-    assert_eq!(found(&mut w, EL2 + 64), before);
+    let before = Ret { x1: 0x1f0, x2: EL2_END, x3: 0x300, x4: 0, x5: HOST };
+    assert_eq!(found(&mut w, EL2_END), before);
 }
 
 #[test]

@@ -287,7 +287,7 @@ fn list_registers_are_clamped_and_judged() {
     let vgic = w.cpu().context().unwrap().vgic;
     assert_eq!((vgic.used, vgic.lr[..2].to_vec(), vgic.hcr), (1, vec![good, 0], 1));
     // With 16 list registers all 16 are taken.
-    let mut w = World::with(32, |c| c.nr_lrs = 16);
+    let mut w = World::with(POOL, |c| c.nr_lrs = 16);
     let vm = w.vm();
     for n in 0..17 {
         ask(&w, vm, &[(run::LR + n, good + n as u64)]);
@@ -318,8 +318,11 @@ fn the_exit_words_tell_what_the_registers_cannot() {
     assert_eq!(words(run::LR, 3), [0xa, 0xb, 0]);
     assert_eq!(words(run::VGIC_MISR, 5), [3, 5, 0x1234, PC, 0x8000_0005]);
     assert_eq!(words(run::EXIT_GPR, 8), [0; 8], "no call, no arguments");
-    exits::exit(&mut w, exits::sync(0x16 << 26));
-    let gprs: Vec<_> = (0..8).map(|n| w.read(vm.run, run::EXIT_GPR + n)).collect();
-    assert_eq!(gprs, (0x900..0x908).collect::<Vec<_>>());
+    for class in [0x16, 0x17] {
+        (0..8).for_each(|n| ask(&w, vm, &[(run::EXIT_GPR + n, 0)]));
+        exits::exit(&mut w, exits::sync(class << 26));
+        let gprs: Vec<_> = (0..8).map(|n| w.read(vm.run, run::EXIT_GPR + n)).collect();
+        assert_eq!(gprs, (0x900..0x908).collect::<Vec<_>>());
+    }
     assert_eq!(w.read(vm.run, run::EXIT_GPR + 8), 3, "no more than eight");
 }
