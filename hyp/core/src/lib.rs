@@ -39,6 +39,7 @@ pub mod sysreg;
 pub mod vcpu;
 pub mod vgic;
 mod vm;
+pub mod word;
 
 #[cfg(test)]
 mod tests;

@@ -10,126 +10,42 @@ use crate::esr::{Esr, SysregAccess};
 use crate::inject::pstate;
 use crate::pool::FreeList;
 
-/// The EL1 and EL0 system registers of a guest, in the order of [`run::SYSREGS`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-#[expect(missing_docs, reason = "each field is the register of that name")]
-pub struct Sysregs {
-    pub sctlr_el1: u64,
-    pub cpacr_el1: u64,
-    pub ttbr0_el1: u64,
-    pub ttbr1_el1: u64,
-    pub tcr_el1: u64,
-    pub esr_el1: u64,
-    pub afsr0_el1: u64,
-    pub afsr1_el1: u64,
-    pub far_el1: u64,
-    pub mair_el1: u64,
-    pub vbar_el1: u64,
-    pub contextidr_el1: u64,
-    pub amair_el1: u64,
-    pub cntkctl_el1: u64,
-    pub par_el1: u64,
-    pub tpidr_el1: u64,
-    pub sp_el1: u64,
-    pub elr_el1: u64,
-    pub spsr_el1: u64,
-    pub mdscr_el1: u64,
-    pub tpidr_el0: u64,
-    pub tpidrro_el0: u64,
-    pub csselr_el1: u64,
+macro_rules! sysregs {
+    ($($name:ident)*) => {
+        /// The EL1 and EL0 system registers of a guest, in the order of [`run::SYSREGS`].
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[repr(C)]
+        #[expect(missing_docs, reason = "each field is the register of that name")]
+        pub struct Sysregs {
+            $(pub $name: u64,)*
+        }
+
+        impl Sysregs {
+            /// The registers as words, in their order in the run page.
+            #[must_use]
+            pub const fn to_words(self) -> [u64; SYSREGS] {
+                [$(self.$name),*]
+            }
+
+            /// The inverse of [`Sysregs::to_words`].
+            #[must_use]
+            pub const fn from_words(words: [u64; SYSREGS]) -> Self {
+                let [$($name),*] = words;
+                Self { $($name),* }
+            }
+        }
+    };
+}
+
+sysregs! {
+    sctlr_el1 cpacr_el1 ttbr0_el1 ttbr1_el1 tcr_el1 esr_el1 afsr0_el1 afsr1_el1 far_el1 mair_el1
+    vbar_el1 contextidr_el1 amair_el1 cntkctl_el1 par_el1 tpidr_el1 sp_el1 elr_el1 spsr_el1
+    mdscr_el1 tpidr_el0 tpidrro_el0 csselr_el1
 }
 
 /// Number of words of [`Sysregs`].
 pub const SYSREGS: usize = run::SYSREGS.len();
 const _: () = assert!(size_of::<Sysregs>() == SYSREGS * 8);
-
-impl Sysregs {
-    /// The registers as words, in their order in the run page.
-    #[must_use]
-    pub const fn to_words(self) -> [u64; SYSREGS] {
-        [
-            self.sctlr_el1,
-            self.cpacr_el1,
-            self.ttbr0_el1,
-            self.ttbr1_el1,
-            self.tcr_el1,
-            self.esr_el1,
-            self.afsr0_el1,
-            self.afsr1_el1,
-            self.far_el1,
-            self.mair_el1,
-            self.vbar_el1,
-            self.contextidr_el1,
-            self.amair_el1,
-            self.cntkctl_el1,
-            self.par_el1,
-            self.tpidr_el1,
-            self.sp_el1,
-            self.elr_el1,
-            self.spsr_el1,
-            self.mdscr_el1,
-            self.tpidr_el0,
-            self.tpidrro_el0,
-            self.csselr_el1,
-        ]
-    }
-
-    /// The inverse of [`Sysregs::to_words`].
-    #[must_use]
-    pub const fn from_words(words: [u64; SYSREGS]) -> Self {
-        let [
-            sctlr_el1,
-            cpacr_el1,
-            ttbr0_el1,
-            ttbr1_el1,
-            tcr_el1,
-            esr_el1,
-            afsr0_el1,
-            afsr1_el1,
-            far_el1,
-            mair_el1,
-            vbar_el1,
-            contextidr_el1,
-            amair_el1,
-            cntkctl_el1,
-            par_el1,
-            tpidr_el1,
-            sp_el1,
-            elr_el1,
-            spsr_el1,
-            mdscr_el1,
-            tpidr_el0,
-            tpidrro_el0,
-            csselr_el1,
-        ] = words;
-        Self {
-            sctlr_el1,
-            cpacr_el1,
-            ttbr0_el1,
-            ttbr1_el1,
-            tcr_el1,
-            esr_el1,
-            afsr0_el1,
-            afsr1_el1,
-            far_el1,
-            mair_el1,
-            vbar_el1,
-            contextidr_el1,
-            amair_el1,
-            cntkctl_el1,
-            par_el1,
-            tpidr_el1,
-            sp_el1,
-            elr_el1,
-            spsr_el1,
-            mdscr_el1,
-            tpidr_el0,
-            tpidrro_el0,
-            csselr_el1,
-        }
-    }
-}
 
 /// Floating point and SIMD registers. EL2 switches them lazily; the core only keeps them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
