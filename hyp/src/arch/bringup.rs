@@ -7,7 +7,7 @@ use hyp_core::CpuLocal;
 use hyp_core::machine::Frames;
 use hyp_core::memmap::PageRange;
 use hyp_core::vcpu::Fp;
-use hyp_dtb::{Dtb, HEADER_BYTES, Region, header_size};
+use hyp_dtb::{Dtb, HEADER_BYTES, Region, header_size, strip_nops};
 use hyp_s2::{Regime, TablePfn};
 
 use super::boot::{self, Part};
@@ -15,7 +15,7 @@ use super::cpu::{self, Features, Traps};
 use super::gic::Vgic;
 use super::mmu::{Kind, Map, MapError};
 use super::percpu::{self, PerCpu};
-use super::{switch, timer, vectors};
+use super::{cache, switch, timer, vectors};
 use crate::el2::BootError;
 use crate::machine::Hw;
 use crate::survey::Memory;
@@ -32,8 +32,14 @@ fn around(start: u64, size: u64) -> Result<Part, MapError> {
 }
 
 /// Lets `f` read memory that is in no final map yet.
-fn peek<X>(map: &mut Map, at: u64, size: u64, f: impl FnOnce(&[u8]) -> X) -> Result<X, MapError> {
-    map.add(around(at, size)?, Kind::RoData)?;
+fn peek<X>(
+    map: &mut Map,
+    at: u64,
+    size: u64,
+    kind: Kind,
+    f: impl FnOnce(&[u8]) -> X,
+) -> Result<X, MapError> {
+    map.add(around(at, size)?, kind)?;
     // SAFETY:
     // 1. The bytes are mapped, just now, and not at address zero (an address space that has one
     //    would make the reference null).
@@ -42,7 +48,8 @@ fn peek<X>(map: &mut Map, at: u64, size: u64, f: impl FnOnce(&[u8]) -> X) -> Res
     Ok(f(unsafe { core::slice::from_raw_parts(at as *const u8, size as usize) }))
 }
 
-/// Checks the device tree at `pa` and lets `f` read it.
+/// Checks the device tree at `pa` and lets `f` read it. NOPs, which whoever edits a tree leaves
+/// behind, are taken out of it in place.
 pub fn with_device_tree<X>(
     map: &mut Map,
     pa: u64,
@@ -52,16 +59,20 @@ pub fn with_device_tree<X>(
     if pa == 0 || !pa.is_multiple_of(8) {
         return Err(BootError::NoDeviceTree(pa));
     }
-    let size = peek(map, pa, HEADER_BYTES as u64, header_size)?? as u64;
-    map.add(around(pa, size)?, Kind::RoData)?;
-    // SAFETY: as in `peek`.
-    let bytes = unsafe { core::slice::from_raw_parts(pa as *const u8, size as usize) };
+    let size = peek(map, pa, HEADER_BYTES as u64, Kind::Data, header_size)?? as u64;
+    map.add(around(pa, size)?, Kind::Data)?;
+    // SAFETY: as in `peek`, and the pages are writable.
+    let bytes = unsafe { core::slice::from_raw_parts_mut(pa as *mut u8, size as usize) };
+    if strip_nops(bytes)? > 0 {
+        // The host reads it next, with its caches off.
+        cache::clean_to_poc(pa, size);
+    }
     f(map, &Dtb::parse(bytes)?)
 }
 
 /// The first 64 bytes at `pa`, as words.
 pub fn header(map: &mut Map, pa: u64) -> Result<[u64; 8], MapError> {
-    peek(map, pa, 64, |bytes| {
+    peek(map, pa, 64, Kind::RoData, |bytes| {
         let mut words = [0; 8];
         for (word, chunk) in words.iter_mut().zip(bytes.as_chunks().0) {
             *word = u64::from_le_bytes(*chunk);
