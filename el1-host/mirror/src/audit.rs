@@ -2,7 +2,8 @@
 
 use hyp_abi::{Gfn, PageState, Prot, Refusal};
 
-use crate::hypercalls::{Calls, GuestRun, Hypercalls};
+use crate::answers::GuestRun;
+use crate::hypercalls::{Calls, Hypercalls};
 use crate::mirror::Mirror;
 use crate::runs::Runs;
 

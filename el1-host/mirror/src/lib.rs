@@ -23,6 +23,8 @@
 )]
 extern crate alloc;
 
+mod answers;
+mod attributes;
 mod audit;
 mod counters;
 #[cfg(any(test, feature = "fakes"))]
@@ -31,9 +33,10 @@ mod hypercalls;
 mod mirror;
 mod runs;
 
+pub use answers::{Features, GuestRun, HostRun, Leftovers, RunExit, VmStats};
 pub use audit::{AuditError, AuditReport};
 pub use counters::{Counters, Snapshot};
-pub use hypercalls::{Calls, Features, GuestRun, HostRun, Hypercalls, Leftovers, RunExit, VmStats};
+pub use hypercalls::{Calls, Hypercalls};
 pub use mirror::{Destroyed, Mirror, Unmapped};
 pub use runs::Mapping;
 

@@ -1,5 +1,6 @@
 //! Manifests: accepted, refused with line and reason.
 
+use super::write::quoted;
 use super::*;
 use crate::testing::image as make_image;
 

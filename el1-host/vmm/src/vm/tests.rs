@@ -1,9 +1,9 @@
 //! A VM on a test host and a model of EL2: its life, and each kind of exit.
 
-use host_mirror::RunExit;
 use host_mirror::fake::{FakeEl2, GuestFault, gfn};
+use host_mirror::{Calls, RunExit};
 use hyp_abi::run::{self, Exit, entry, exit_flags};
-use hyp_abi::{Prot, lr};
+use hyp_abi::{Hypercall, Prot, lr};
 
 use super::*;
 use crate::bundle::{Bundle, Writer};

@@ -3,6 +3,7 @@
 use super::*;
 use crate::fdt::BadTree;
 use crate::manifest;
+use crate::slots::BadSlot;
 
 #[test]
 fn a_vm_takes_what_it_needs_and_gives_all_of_it_back() {
