@@ -130,14 +130,16 @@ impl FakeMmu {
     pub fn poke(&self, pfn: Pfn, word: usize, value: u64) {
         let mut inner = self.lock();
         inner.reuse(pfn.raw());
-        inner.write((pfn.raw(), word), value);
+        inner.store_word((pfn.raw(), word), value);
     }
     /// Zeroes a page as data: a violation if a walker may take it for a table.
     pub fn clear(&self, pfn: Pfn) {
         let mut inner = self.lock();
         inner.reuse(pfn.raw());
-        inner.words.retain(|place, _| place.0 != pfn.raw());
-        inner.pending.retain(|place, _| place.0 != pfn.raw());
+        let used: Vec<_> = inner.page(pfn.raw()).collect();
+        for (word, _) in used {
+            inner.store_word((pfn.raw(), word), 0);
+        }
     }
     /// Whether a walker may take this page for a table, now or by a stale entry.
     #[must_use]
@@ -219,8 +221,13 @@ impl Inner {
     fn store(&mut self, place: Place, pte: u64) {
         let old = self.read(place);
         self.judge(place, old, pte);
+        self.store_word(place, pte);
+    }
+    /// Any store: walkers go on reading the word before it until a barrier.
+    fn store_word(&mut self, place: Place, value: u64) {
+        let old = self.read(place);
         self.pending.entry(place).or_insert(old);
-        self.write(place, pte);
+        self.write(place, value);
     }
 }
 

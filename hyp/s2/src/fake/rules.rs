@@ -168,7 +168,8 @@ impl Inner {
         for (place, old) in &self.pending {
             let new = self.read(*place);
             let live = (old ^ new) & !LIVE_CHANGE == 0;
-            if new & VALID != 0 && !live && self.tables.contains_key(&place.0) {
+            let matters = (new | old) & VALID != 0 && !live;
+            if matters && self.tables.contains_key(&place.0) && !self.stale.contains_key(place) {
                 self.violations.push(format!("{place:#x?}: {new:#x} was never published"));
             }
         }

@@ -44,6 +44,21 @@ fn a_store_is_not_seen_before_it_is_published() {
 }
 
 #[test]
+fn a_page_zeroed_for_a_root_must_be_published_too() {
+    let w = World::new(39, Vmid::new(3), 0);
+    let other = crate::Regime { vmid: Vmid::new(4), root: table(TABLES) };
+    w.hw.poke(pfn(TABLES), 0, Desc::leaf(Level::L1, pfn(0x4_0000), Attrs::HOST_RAM).raw());
+    w.hw.publish();
+    w.hw.clear(pfn(TABLES));
+    w.hw.watch(other, w.geometry);
+    assert_eq!(violations(&w), 1);
+    assert!(w.hw.access(0, other.vmid, ipa(), Access::Read).is_ok(), "the old word still maps");
+    w.hw.inval_vmid(other);
+    assert_eq!(violations(&w), 0);
+    assert!(w.hw.access(0, other.vmid, ipa(), Access::Read).is_err());
+}
+
+#[test]
 fn a_cleared_page_stays_in_the_tlb_until_its_invalidation() {
     let w = hand_made();
     w.touch(1, PAGE, Access::Read).unwrap();
