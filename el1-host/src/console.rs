@@ -42,16 +42,12 @@ impl Log for Console {
     }
 
     fn log(&self, record: &Record<'_>) {
-        let Some(uart) = UART.get() else { return };
-        let _turn = TURN.lock();
-        let fresh = if AT_LINE_START.load(Ordering::Relaxed) { "" } else { "\n" };
         let level = match record.level() {
             Level::Error => "error: ",
             Level::Warn => "warning: ",
             Level::Info | Level::Debug | Level::Trace => "",
         };
-        // The sink never fails.
-        let _ = writeln!(Sink(uart), "{fresh}[host] {level}{}", record.args());
+        say(format_args!("{level}{}", record.args()));
     }
 
     fn flush(&self) {}
@@ -63,6 +59,15 @@ pub fn start(uart: Pl011) {
     // Fails only if a logger is set already: there is one call.
     let _ = log::set_logger(&Console);
     log::set_max_level(LevelFilter::Info);
+}
+
+/// Writes a line of the host's, whatever the log level is.
+pub fn say(line: fmt::Arguments<'_>) {
+    let Some(uart) = UART.get() else { return };
+    let _turn = TURN.lock();
+    let fresh = if AT_LINE_START.load(Ordering::Relaxed) { "" } else { "\n" };
+    // The sink never fails.
+    let _ = writeln!(Sink(uart), "{fresh}[host] {line}");
 }
 
 /// Sends a guest's byte.

@@ -46,8 +46,24 @@ impl fmt::Display for End {
     }
 }
 
-/// Runs the vCPU until the VM ends; at most `limit` seconds.
-pub fn run(shim: &Shim, vm: &mut Vm<'_>, limit: Option<u64>) -> End {
+/// How long a VM may run.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    seconds: u64,
+    /// The counter's value then.
+    end: u64,
+}
+
+impl Limit {
+    /// So many seconds from now.
+    pub fn from_now(seconds: u64) -> Self {
+        let ticks = seconds.saturating_mul(timer::frequency());
+        Self { seconds, end: timer::now().saturating_add(ticks) }
+    }
+}
+
+/// Runs the vCPU until the VM ends, or its time does.
+pub fn run(shim: &Shim, vm: &mut Vm<'_>, limit: Option<Limit>) -> End {
     if let Err(refusal) = shim.vcpu_load(vm.handle(), ONLY as u64) {
         return End::Refused(refusal);
     }
@@ -64,8 +80,7 @@ pub fn run(shim: &Shim, vm: &mut Vm<'_>, limit: Option<u64>) -> End {
 struct Turn<'a, 'v, 'b> {
     shim: &'a Shim,
     vm: &'v mut Vm<'b>,
-    /// Seconds the VM may run, and the counter's value then.
-    limit: Option<(u64, u64)>,
+    limit: Option<Limit>,
     /// The deadline that the timer is set to.
     armed: Option<u64>,
     /// The virtual timer's physical interrupt may be active.
@@ -75,10 +90,7 @@ struct Turn<'a, 'v, 'b> {
 }
 
 impl<'a, 'v, 'b> Turn<'a, 'v, 'b> {
-    fn new(shim: &'a Shim, vm: &'v mut Vm<'b>, limit: Option<u64>) -> Self {
-        let end =
-            |seconds: u64| timer::now().saturating_add(seconds.saturating_mul(timer::frequency()));
-        let limit = limit.map(|seconds| (seconds, end(seconds)));
+    fn new(shim: &'a Shim, vm: &'v mut Vm<'b>, limit: Option<Limit>) -> Self {
         shim.uart.listen(true);
         Self { shim, vm, limit, armed: None, vtimer_active: true, deaf: false }
     }
@@ -120,8 +132,8 @@ impl<'a, 'v, 'b> Turn<'a, 'v, 'b> {
     }
 
     fn out_of_time(&self) -> Option<End> {
-        let (seconds, end) = self.limit?;
-        (timer::now() >= end).then_some(End::TimedOut(seconds))
+        let limit = self.limit?;
+        (timer::now() >= limit.end).then_some(End::TimedOut(limit.seconds))
     }
 
     /// Makes the physical state of the virtual timer's interrupt what the model needs. EL2 has
@@ -137,7 +149,7 @@ impl<'a, 'v, 'b> Turn<'a, 'v, 'b> {
 
     /// Sets the host's timer to the earlier of `deadline` and the VM's limit.
     fn arm(&mut self, deadline: Option<u64>) {
-        let limit = self.limit.map(|(_, end)| end);
+        let limit = self.limit.map(|limit| limit.end);
         let next = [deadline, limit].into_iter().flatten().min();
         if next != self.armed {
             self.armed = next;

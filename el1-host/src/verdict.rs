@@ -8,6 +8,7 @@ use hyp_abi::run::Exit;
 use hyp_abi::{Hypercall, Refusal};
 use log::{error, info};
 
+use crate::console::say;
 use crate::el2::{El2, GRANTED, MADE};
 use crate::ledger::Ledger;
 use crate::vms::Outcome;
@@ -29,20 +30,26 @@ pub fn speak(outcome: &Outcome, before: &Ledger, words: &Words<'_>) {
 
     let away = pages_away(before);
     let Some(nonce) = words.nonce else { return };
+    // Said whatever the log level is: somebody has asked for it.
     match (away, outcome.bad.as_slice()) {
         (Ok(0), []) => {
             let s = if outcome.good == 1 { "" } else { "s" };
-            info!("redan {nonce}: ok {} VM{s} ended well, every page is back", outcome.good);
+            let good = outcome.good;
+            say(format_args!("redan {nonce}: ok {good} VM{s} ended well, every page is back"));
         }
         (Ok(0), [first, more @ ..]) => {
             let more = match more.len() {
                 0 => String::new(),
                 n => format!(" (and {n} more)"),
             };
-            info!("redan {nonce}: FAILED {first}{more}; every page is back");
+            say(format_args!("redan {nonce}: FAILED {first}{more}; every page is back"));
         }
-        (Ok(pages), _) => info!("redan {nonce}: FAILED {pages} pages are not the host's again"),
-        (Err(why), _) => info!("redan {nonce}: FAILED the ownership table is closed: {why:?}"),
+        (Ok(pages), _) => {
+            say(format_args!("redan {nonce}: FAILED {pages} pages are not the host's again"));
+        }
+        (Err(why), _) => {
+            say(format_args!("redan {nonce}: FAILED the ownership table is closed: {why:?}"));
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use hyp_abi::run::Exit;
 use log::{error, info};
 
 use crate::shim::Shim;
-use crate::vcpu::{self, End};
+use crate::vcpu::{self, End, Limit};
 
 /// Most resets of one VM: a guest that resets for ever ends like one that runs for ever.
 const RESETS_MAX: u32 = 100;
@@ -89,11 +89,12 @@ fn run_folder(
         return Err(format!("vm.toml: vcpus = {vcpus}: this host runs VMs with one vCPU"));
     }
     let before = shim.frames_out();
+    let limit = timeout.map(Limit::from_now);
     let mut resets = 0;
     loop {
         info!("{name}: starting, with {} MiB of memory", config.manifest().memory_mib);
         let mut vm = Vm::create(shim, &config, platform).map_err(|why| why.to_string())?;
-        let end = vcpu::run(shim, &mut vm, timeout);
+        let end = vcpu::run(shim, &mut vm, limit);
         info!("{name}: {end}");
         outcome.count(vm.exits());
         let counted = count_pages(shim, name, &vm);
@@ -102,6 +103,7 @@ fn run_folder(
         match end {
             End::PowerOff => return Ok(()),
             End::Reset if resets < RESETS_MAX => resets += 1,
+            End::Reset => return Err(format!("stopped: it has reset itself {resets} times")),
             other => return Err(other.to_string()),
         }
     }

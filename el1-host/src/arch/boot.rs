@@ -3,6 +3,8 @@
 use core::arch::global_asm;
 use core::ptr::addr_of;
 
+use hyp_abi::PAGE_SIZE;
+
 global_asm!(include_str!("../../../boot/el1.S"));
 global_asm!(include_str!("../../../boot/el1_vectors.S"));
 
@@ -21,6 +23,14 @@ pub struct Layout {
     pub exception_guard: u64,
     /// End of the image, bss and stacks included.
     pub end: u64,
+}
+
+impl Layout {
+    /// Whether an address lies in the page below a stack.
+    pub fn is_guard(&self, address: u64) -> bool {
+        let page = address & !(PAGE_SIZE - 1);
+        page == self.stack_guard || page == self.exception_guard
+    }
 }
 
 unsafe extern "C" {

@@ -81,11 +81,14 @@ extern "C" fn el1_exception(kind: u64, frame: &Frame) -> ! {
         2 => "fast interrupt, though all are masked",
         _ => "system error",
     };
+    let far = FAR_EL1.get();
+    if super::boot::layout().is_guard(far) {
+        crate::console::emergency(format_args!("[host] the stack has run into its guard page\n"));
+    }
     crate::console::emergency(format_args!(
         "[host] exception {kind}: {what}{}\n\
-         [host]   ESR {esr:#010x} FAR {:#018x} ELR {elr:#018x} (image + {:#x}) SPSR {:#x} SP {:#x}\n",
+         [host]   ESR {esr:#010x} FAR {far:#018x} ELR {elr:#018x} (image + {:#x}) SPSR {:#x} SP {:#x}\n",
         abort_reason(esr),
-        FAR_EL1.get(),
         elr.wrapping_sub(super::boot::layout().start),
         SPSR_EL1.get(),
         frame.sp,
