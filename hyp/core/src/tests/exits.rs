@@ -84,13 +84,14 @@ fn interrupts_and_errors_go_to_the_host_at_once() {
 
 #[test]
 fn waiting_and_calls_advance_as_the_architecture_does() {
+    let (mut w, _) = running();
     for (esr, why, distance) in [
         (0x01 << 26 | IL, Exit::Wfx, 4),
         (0x01 << 26 | IL | 1, Exit::Wfx, 4),
         (0x16 << 26 | IL, Exit::Hvc, 0),
         (0x17 << 26 | IL, Exit::Smc, 4),
     ] {
-        let (mut w, _) = running();
+        at_pc(&mut w);
         assert_eq!(exit(&mut w, sync(esr)), left(why, esr, 0, 0, 0));
         assert_eq!(ctx(&mut w).pc, PC + distance, "{why:?}");
     }
@@ -98,8 +99,9 @@ fn waiting_and_calls_advance_as_the_architecture_does() {
 
 #[test]
 fn calls_with_an_immediate_are_not_supported_and_stay_in_el2() {
+    let (mut w, _) = running();
     for (class, distance) in [(0x16, 0), (0x17, 4)] {
-        let (mut w, _) = running();
+        at_pc(&mut w);
         assert_eq!(exit(&mut w, sync(abort_esr(class, 1))), GuestNext::Resume);
         let ctx = ctx(&mut w);
         assert_eq!((ctx.gpr[0], ctx.pc), (u64::MAX, PC + distance));
@@ -117,9 +119,10 @@ fn first_use_of_fp_is_for_the_world_switch() {
 
 #[test]
 fn instructions_of_absent_features_are_undefined() {
+    let (mut w, _) = running();
     // Unknown, CP15, pointer authentication, SVE, SME, and a class that nobody knows.
     for class in [0x00, 0x03, 0x09, 0x19, 0x1d, 0x3f] {
-        let (mut w, _) = running();
+        at_pc(&mut w);
         assert_eq!(exit(&mut w, sync(abort_esr(class, 0))), GuestNext::Resume, "{class:#x}");
         let ctx = ctx(&mut w);
         assert_eq!((ctx.pc, ctx.sys.esr_el1, ctx.sys.elr_el1), (VECTOR, IL, PC), "{class:#x}");
@@ -128,8 +131,9 @@ fn instructions_of_absent_features_are_undefined() {
 
 #[test]
 fn a_guest_that_cannot_go_on_is_the_hosts_to_end() {
+    let (mut w, _) = running();
     for class in [0x0e, 0x12, 0x21, 0x25] {
-        let (mut w, _) = running();
+        at_pc(&mut w);
         let esr = abort_esr(class, 0);
         assert_eq!(exit(&mut w, sync(esr)), left(Exit::Illegal, esr, 0, 0, 0));
     }
@@ -197,8 +201,9 @@ fn aborts_tell_the_host_all_it_may_know() {
         (0x20, 0x0f, exact, 0, f::FETCH | f::PERMISSION),
         (0x20, 0x07 | s1ptw, ipa, 0, f::FETCH | f::S1PTW),
     ];
+    let (mut w, _) = running();
     for (class, iss, x3, x4, x5) in rows {
-        let (mut w, _) = running();
+        at_pc(&mut w);
         let before = *ctx(&mut w);
         let esr = abort_esr(class, iss);
         assert_eq!(exit(&mut w, sync(esr)), left(Exit::Abort, esr, x3, x4, x5), "{esr:#x}");
@@ -225,9 +230,10 @@ fn an_abort_whose_address_is_lost_is_tried_again() {
 
 #[test]
 fn errors_of_the_memory_itself_are_the_guests_own() {
+    let (mut w, _) = running();
     // External, on a walk, parity, unaligned to a device, TLB conflict, exclusive.
     for status in [0x10, 0x15, 0x18, 0x21, 0x30, 0x35] {
-        let (mut w, _) = running();
+        at_pc(&mut w);
         let esr = abort_esr(0x24, status | 1 << 6);
         assert_eq!(exit(&mut w, sync(esr)), GuestNext::Resume, "{status:#x}");
         let ctx = ctx(&mut w);

@@ -165,6 +165,10 @@ impl World {
         assert_eq!(self.all(), before, "refused {call:?} {args:x?}");
     }
     fn all(&mut self) -> All {
+        if cfg!(miri) {
+            // Miri looks for undefined behaviour, and would write out every object for minutes.
+            return All(self.machine().snapshot(), String::new());
+        }
         let mut text = format!("{:?}", *self.hyp.host.lock(&mut CpuLocal::new(9).locks).0);
         for slot in &self.hyp.slots {
             text += &format!("{:?}", *slot.lock(&mut CpuLocal::new(9).locks).0);
