@@ -1,12 +1,15 @@
 //! One VM's map, and CPUs that use it.
 
+mod attrs;
+mod scan;
+
 use hyp_abi::{PageState, Prot, Vmid};
 
 use super::{ROOT, SIZES, World, gfn, pfn};
 use crate::desc::{Attrs, Desc, Rights};
-use crate::fake::{Access, Fault, become_cpu};
-use crate::guest::{MapRefusal, RelaxRefusal, Run, Scan, UnmapRefusal};
-use crate::{GuestMap, Level, Mmu, NoTables, Refs, Regime, TablePfn, Tables, Tlb};
+use crate::fake::{Access, Fault};
+use crate::guest::{MapRefusal, RelaxRefusal, Scan, UnmapRefusal};
+use crate::{GuestMap, Level, Mmu, NoTables, Refs, Regime, TablePfn};
 
 /// Enough for any test here.
 const TABLES: usize = 12;
@@ -225,218 +228,6 @@ fn rights_hold_and_are_told() {
 }
 
 #[test]
-fn write_protection_works_after_the_flush_and_spares_the_rest() {
-    let mut g = Guest::new(40);
-    for page in [5, 6, 7, 0x800] {
-        g.map(page, FRAME + page, LENT);
-        g.world.touch(0, page, Access::Write).unwrap();
-    }
-    assert_eq!(g.wrprotect(6, 0x7fa, usize::MAX), 0x7fa);
-    // Without a flush the TLB still allows it; that is the caller's to know.
-    assert!(g.world.touch(0, 6, Access::Write).is_ok());
-    g.world.hw.inval_vmid(g.map.regime());
-    assert!(g.world.touch(0, 5, Access::Write).is_ok());
-    for page in [6, 7] {
-        assert_eq!(g.world.touch(0, page, Access::Write), Err(Fault::Permission(3)));
-        assert!(g.world.touch(0, page, Access::Read).is_ok());
-    }
-    assert!(g.world.touch(0, 0x800, Access::Write).is_ok());
-}
-
-#[test]
-fn write_protection_of_nothing_is_a_few_visits_and_resumes() {
-    let mut g = Guest::new(48);
-    let all = g.map.geometry().frames();
-    assert_eq!(g.wrprotect(0, all, 513), all, "512 root entries are absent");
-    assert_eq!(g.wrprotect(0, all, 1), 1 << 27);
-    g.map(0, FRAME, LENT);
-    g.map(1, FRAME, LENT);
-    assert_eq!(g.wrprotect(0, all, 1), 1);
-    assert!(!g.leaf_attrs(0).rights.prot().contains(Prot::W));
-    assert!(g.leaf_attrs(1).rights.prot().contains(Prot::W));
-    assert_eq!(g.wrprotect(1, all - 1, usize::MAX), all - 1);
-    assert!(!g.leaf_attrs(1).rights.prot().contains(Prot::W));
-}
-
-#[test]
-fn write_protection_keeps_an_access_flag_that_the_hardware_sets_meanwhile() {
-    let mut g = Guest::new(40);
-    g.map(5, FRAME, Attrs { young: false, ..LENT });
-    hardware_sets_the_flag(&g);
-    g.wrprotect(5, 1, 10);
-    assert_eq!(g.leaf_attrs(5), with(Prot::RX));
-}
-
-/// Just before the next exchange, another CPU's walker sets every access flag it finds.
-fn hardware_sets_the_flag(g: &Guest) {
-    let tables = g.world.hw.tables();
-    g.world.hw.before_next_exchange(move |hw| {
-        for table in tables.iter().map(|t| TablePfn::new(pfn(*t))) {
-            for index in 0..8 {
-                let desc = hw.load(table, index);
-                if desc & 3 == 3 && desc >> 12 & 0xfff_ffff >= FRAME {
-                    hw.store(table, index, desc | 1 << 10);
-                }
-            }
-        }
-    });
-}
-
-#[test]
-fn ageing_tells_and_clears_each_page() {
-    let mut g = Guest::new(40);
-    for page in [0, 3, 63, 64] {
-        g.map(page, FRAME + page, LENT);
-    }
-    assert_eq!(g.age(0, 64, false), 1 | 1 << 3 | 1 << 63);
-    assert_eq!(g.age(0, 3, true), 1);
-    assert_eq!(g.age(0, 64, true), 1 << 3 | 1 << 63);
-    assert_eq!(g.age(0, 64, true), 0);
-    assert_eq!(g.age(1, 1000, true), 1 << 63, "no more than 64 pages, counted from the first");
-    g.world.hw.publish();
-    assert_eq!(g.world.touch(0, 3, Access::Read), Err(Fault::AccessFlag(3)));
-    assert!(g.map.mkyoung(g.world.mmu(), gfn(3)));
-    assert!(g.world.touch(0, 3, Access::Read).is_ok());
-    assert!(!g.map.mkyoung(g.world.mmu(), gfn(4)));
-}
-
-#[test]
-fn ageing_reports_a_page_that_becomes_young_meanwhile() {
-    let mut g = Guest::new(40);
-    g.map(4, FRAME, LENT);
-    g.map(5, FRAME, Attrs { young: false, ..LENT });
-    // Page 5 becomes young while page 4 is aged.
-    hardware_sets_the_flag(&g);
-    assert_eq!(g.age(4, 2, true), 0b11);
-    assert_eq!(g.age(4, 2, true), 0);
-}
-
-#[test]
-fn ageing_flushes_nothing() {
-    let mut g = Guest::new(40);
-    g.map(5, FRAME, LENT);
-    let before = g.world.hw.invalidations();
-    g.age(0, 64, true);
-    g.wrprotect(0, 64, 64);
-    assert_eq!(g.world.hw.invalidations(), before);
-}
-
-#[test]
-fn devices_are_neither_aged_nor_protected() {
-    let mut g = Guest::new(40);
-    let device = Attrs { device: true, ..with(Prot::RW) };
-    g.map(5, FRAME, device);
-    g.map(6, FRAME + 1, LENT);
-    assert_eq!(g.age(5, 2, true), 0b10);
-    assert_eq!(g.wrprotect(5, 2, 10), 2);
-    assert_eq!(g.leaf_attrs(5), device);
-    assert_eq!(g.leaf_attrs(6), Attrs { young: false, ..with(Prot::RX) });
-}
-
-#[test]
-fn added_rights_work_at_once_on_this_cpu() {
-    let mut g = Guest::new(40);
-    g.map(5, FRAME, with(Prot::R));
-    for cpu in 0..2 {
-        assert!(g.world.touch(cpu, 5, Access::Read).is_ok());
-    }
-    become_cpu(1);
-    g.relax(5, Prot::RW).unwrap();
-    become_cpu(0);
-    assert!(g.world.touch(1, 5, Access::Write).is_ok());
-    // The other CPU may fault once more: it was promised nothing.
-    assert_eq!(g.world.touch(0, 5, Access::Write), Err(Fault::Permission(3)));
-    g.relax(5, Prot::RW).unwrap();
-    assert!(g.world.touch(0, 5, Access::Write).is_ok());
-    assert_eq!(g.leaf_attrs(5), with(Prot::RW));
-}
-
-#[test]
-fn relaxing_only_adds() {
-    let mut g = Guest::new(40);
-    g.map(5, FRAME, with(Prot::RW));
-    for more in [Prot::NONE, Prot::R, Prot::W] {
-        g.relax(5, more).unwrap();
-        assert_eq!(g.leaf_attrs(5), with(Prot::RW));
-    }
-    g.relax(5, Prot::X).unwrap();
-    assert_eq!(g.leaf_attrs(5), with(Prot::RWX));
-    assert_eq!(g.relax(6, Prot::R), Err(RelaxRefusal::Absent));
-    assert_eq!(g.relax(1 << 20, Prot::R), Err(RelaxRefusal::Absent));
-}
-
-#[test]
-fn runs_coalesce_and_break_where_they_must() {
-    let mut g = Guest::new(40);
-    let run = |page, frame, pages, attrs| Run { gfn: gfn(page), pfn: pfn(frame), pages, attrs };
-    g.map(510, FRAME, LENT);
-    g.map(511, FRAME + 1, LENT);
-    g.map(512, FRAME + 2, LENT);
-    g.map(513, FRAME + 9, LENT);
-    g.map(514, FRAME + 10, with(Prot::R));
-    g.map(516, FRAME + 12, with(Prot::R));
-    g.map(517, FRAME + 13, Attrs { device: true, ..with(Prot::RW) });
-    let mut runs = Vec::new();
-    let mut at = 0;
-    while let Scan::Run(run, next) = g.next_run(at, usize::MAX) {
-        assert!(next > at);
-        runs.push(run);
-        at = next;
-    }
-    let expected = [
-        run(510, FRAME, 3, LENT),
-        run(513, FRAME + 9, 1, LENT),
-        run(514, FRAME + 10, 1, with(Prot::R)),
-        run(516, FRAME + 12, 1, with(Prot::R)),
-        run(517, FRAME + 13, 1, Attrs { device: true, ..with(Prot::RW) }),
-    ];
-    assert_eq!(runs, expected);
-}
-
-#[test]
-fn a_small_budget_finds_the_same_pages() {
-    let mut g = Guest::new(40);
-    let last = g.map.geometry().frames() - 1;
-    for page in [3, 4, 600, last] {
-        g.map(page, FRAME + page % 1000, LENT);
-    }
-    let (mut at, mut pages) = (0, 0);
-    loop {
-        match g.next_run(at, 3) {
-            Scan::Run(run, next) => {
-                assert!(run.gfn.raw() >= at && next >= run.gfn.raw() + run.pages);
-                pages += run.pages;
-                at = next;
-            }
-            Scan::More(next) => {
-                assert!(next > at);
-                at = next;
-            }
-            Scan::End => break,
-        }
-        if at > last {
-            break;
-        }
-    }
-    assert_eq!(pages, 4);
-}
-
-#[test]
-fn the_last_page_of_the_widest_space_does_not_wrap() {
-    let mut g = Guest::new(48);
-    let last = (1u64 << 36) - 1;
-    g.map(last, FRAME, LENT);
-    assert_eq!(
-        g.next_run(last, 10),
-        Scan::Run(Run { gfn: gfn(last), pfn: pfn(FRAME), pages: 1, attrs: LENT }, last + 1)
-    );
-    assert_eq!(g.wrprotect(last, 1, 10), 1);
-    assert_eq!(g.age(last, 1, true), 1);
-    g.unmap(last).unwrap();
-    assert_eq!(g.next_run(last, 10), Scan::End);
-}
-
-#[test]
 fn part_of_a_block_is_not_unmapped_and_not_overlaid() {
     let mut g = Guest::new(40);
     g.map_block(1024, FRAME + 0x200);
@@ -448,19 +239,6 @@ fn part_of_a_block_is_not_unmapped_and_not_overlaid() {
     let leaf = g.map.leaf(&*g.world.hw, gfn(1100)).unwrap();
     assert_eq!((leaf.level, leaf.pfn), (Level::L2, pfn(FRAME + 0x200 + 76)));
     assert_eq!(g.world.touch(0, 1100, Access::Write), Ok(leaf.pfn));
-}
-
-#[test]
-fn a_block_is_protected_aged_and_streamed_as_a_whole() {
-    let mut g = Guest::new(40);
-    g.map_block(1024, FRAME + 0x200);
-    let Scan::Run(run, next) = g.next_run(1030, 10) else { panic!("no run") };
-    assert_eq!((run.gfn, run.pfn), (gfn(1030), pfn(FRAME + 0x206)));
-    assert_eq!((run.pages, next), (506, 1536));
-    assert_eq!(g.age(1020, 64, true), !0xf, "every page of a block shares its flag");
-    assert_eq!(g.age(1500, 64, true) & 0xf, 0);
-    assert_eq!(g.wrprotect(1030, 2, 10), 2);
-    assert!(!g.leaf_attrs(1024).rights.prot().contains(Prot::W));
 }
 
 #[test]
