@@ -71,27 +71,34 @@ impl Write for Raw {
     }
 }
 
-/// Whether there is a UART to write to.
-pub fn is_open() -> bool {
-    uart().is_some()
+/// Uses the PL011 that may be at `pa`, for errors only.
+///
+/// # Safety
+/// The page is mapped as device memory; nothing bad happens if it holds no UART.
+pub unsafe fn guess(pa: u64) {
+    UART.store(pa, Ordering::Relaxed);
+    // It fails only if there is a logger already.
+    let _ = log::set_logger(&SINK);
+    log::set_max_level(LevelFilter::Error);
 }
 
-/// Uses the PL011 at `pa`.
+/// Uses the PL011 at `pa`, for everything.
 ///
 /// # Safety
 /// It is one, and mapped as device memory for good.
-pub unsafe fn init(pa: u64) {
+pub unsafe fn open(pa: u64) {
     UART.store(pa, Ordering::Relaxed);
     if let Some(uart) = uart() {
-        uart.control.modify_no_read(
-            tock_registers::LocalRegisterCopy::new(uart.control.get()),
-            Control::UARTEN::SET + Control::TXE::SET,
-        );
+        // Line settings stay as the firmware left them.
+        let settings = uart.control.extract();
+        uart.control.modify_no_read(settings, Control::UARTEN::SET + Control::TXE::SET);
     }
-    // The second call, when the device tree names another UART, changes nothing.
-    if log::set_logger(&SINK).is_ok() {
-        log::set_max_level(LevelFilter::Info);
-    }
+    log::set_max_level(LevelFilter::Info);
+}
+
+/// There is no UART: text is lost.
+pub fn close() {
+    UART.store(0, Ordering::Relaxed);
 }
 
 struct Sink(Lock<Raw, rank::Console>);

@@ -21,9 +21,9 @@ use crate::arch::mmu::{Map, MapError};
 use crate::arch::{boot, idreg, smc};
 use crate::board::{Board, QemuVirt};
 use crate::machine::Hw;
+use crate::panic;
 use crate::payload::{Payload, PayloadError};
-use crate::survey::{Interrupts, Memory};
-use crate::{console, panic};
+use crate::survey::{self, Interrupts, Memory};
 
 /// Widest IPA space in use: with 40 bits stage 2 begins at level 1, by concatenated roots.
 const IPA_BITS: u8 = 40;
@@ -44,13 +44,10 @@ pub fn vgic() -> &'static Vgic {
 /// The first Rust code: MMU and caches are on, only the image is mapped.
 pub fn start(dtb: u64) -> ! {
     let mut map = Map::early();
+    bringup::guess_console(&mut map, QemuVirt::FALLBACK_UART);
     match bringup::with_device_tree(&mut map, dtb, |map, tree| boot_with(map, tree, dtb)) {
         Ok(entry) => bringup::enter_host(entry, dtb),
         Err(error) => {
-            if !console::is_open() {
-                // If that cannot be mapped the text is lost, and there is nobody to tell.
-                let _ = bringup::use_console(&mut map, QemuVirt::FALLBACK_UART);
-            }
             log::error!("cannot start: {error}");
             panic::stop()
         }
@@ -60,20 +57,19 @@ pub fn start(dtb: u64) -> ! {
 /// Boots on the machine that the tree describes; answers where the payload begins.
 fn boot_with(map: &mut Map, tree: &Dtb<'_>, dtb: u64) -> Result<u64, BootError> {
     let uart = tree.uart()?.filter(|uart| uart.kind == UartKind::Pl011);
-    if let Some(uart) = uart {
-        bringup::use_console(map, uart.registers.base)?;
-    }
+    bringup::use_console(map, uart.map(|uart| uart.registers.base))?;
     if tree.psci()? == Some(Psci::Smc) {
         smc::found();
     }
     let features = Features::detect();
     let version = env!("CARGO_PKG_VERSION");
     log::info!("redan {version} at {:#x}, CPU {:#010x}", boot::base(), cpu::midr());
-    let payload = Payload::find(map)?;
+    let ram = survey::ram(tree)?;
+    let payload = Payload::find(map, &ram)?;
     let ipa_bits = features.pa_bits().min(IPA_BITS);
     let geometry = Geometry::new(ipa_bits).ok_or(BootError::AddressBits(ipa_bits))?;
     let interrupts = Interrupts::survey(tree)?;
-    let memory = Memory::survey(tree, &payload, dtb, geometry)?;
+    let memory = Memory::survey(tree, ram, &payload, dtb, geometry)?;
     log::info!("RAM {} MiB, guest addresses {ipa_bits} bits", memory.ram.pages() >> 8);
 
     let devices = [uart.map(|uart| uart.registers), interrupts.gich];

@@ -3,13 +3,30 @@
 //! Says so without a lock, then turns the machine off, or stops. Nothing of EL1 runs again: the
 //! state that isolates it is in doubt.
 
-use core::fmt::Write;
+use core::fmt::{self, Write};
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use crate::arch::vectors::Frame;
 use crate::arch::{smc, sysreg};
 use crate::console::Raw;
+
+/// What a debugger finds when there is no console: the beginning of the first panic's message.
+#[used]
+static EPITAPH: [AtomicU8; 256] = [const { AtomicU8::new(0) }; 256];
+
+/// Writes to [`EPITAPH`], as far as it goes.
+struct Epitaph(usize);
+
+impl Write for Epitaph {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            EPITAPH.get(self.0).ok_or(fmt::Error)?.store(byte, Ordering::Relaxed);
+            self.0 += 1;
+        }
+        Ok(())
+    }
+}
 
 /// How many panics there were: a panic inside a panic says less, and the third nothing.
 static DEPTH: AtomicU32 = AtomicU32::new(0);
@@ -17,8 +34,9 @@ static DEPTH: AtomicU32 = AtomicU32::new(0);
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     match DEPTH.fetch_add(1, Ordering::Relaxed) {
-        // Writing to the UART cannot fail.
+        // Neither can fail in a way that matters here.
         0 => {
+            let _ = write!(Epitaph(0), "{info}");
             let _ = writeln!(Raw, "\n[EL2] {info}");
         }
         1 => {

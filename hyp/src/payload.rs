@@ -2,6 +2,9 @@
 
 use core::fmt;
 
+use hyp_abi::Pa;
+use hyp_core::memmap::MemMap;
+
 use crate::arch::boot;
 use crate::arch::bringup;
 use crate::arch::mmu::{Map, MapError};
@@ -27,6 +30,8 @@ pub enum PayloadError {
     None,
     /// Not at a multiple of 2 MiB, or inside EL2's own block.
     Place(u64),
+    /// Not in RAM.
+    NotRam(u64),
     /// Its header could not be mapped.
     Map(MapError),
     /// No arm64 Image.
@@ -44,6 +49,7 @@ impl fmt::Display for PayloadError {
             Self::Place(at) => {
                 write!(f, "the payload is at offset {at:#x}, not a multiple of 2 MiB")
             }
+            Self::NotRam(at) => write!(f, "the payload is at {at:#x}, where there is no RAM"),
             Self::Map(e) => write!(f, "the payload cannot be read: {e:?}"),
             Self::Magic(found) => write!(f, "the payload is no arm64 Image (magic {found:#x})"),
             Self::TextOffset(offset) => write!(f, "the payload has text offset {offset:#x}, not 0"),
@@ -54,7 +60,7 @@ impl fmt::Display for PayloadError {
 
 impl Payload {
     /// Finds it by the descriptor behind the EL2 image's header, and checks its own header.
-    pub fn find(map: &mut Map) -> Result<Self, PayloadError> {
+    pub fn find(map: &mut Map, ram: &MemMap) -> Result<Self, PayloadError> {
         let descriptor =
             boot::descriptor().filter(|d| d.payload_size >= 64).ok_or(PayloadError::None)?;
         let offset = descriptor.payload_offset;
@@ -62,6 +68,9 @@ impl Payload {
             return Err(PayloadError::Place(offset));
         }
         let start = boot::base().checked_add(offset).ok_or(PayloadError::Place(offset))?;
+        if !Pa::new(start).is_some_and(|pa| ram.contains(pa.frame())) {
+            return Err(PayloadError::NotRam(start));
+        }
         let header = bringup::header(map, start).map_err(PayloadError::Map)?;
         let [_, text_offset, size, _, _, _, _, magic] = header;
         if magic & 0xffff_ffff != MAGIC {

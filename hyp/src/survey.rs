@@ -24,30 +24,34 @@ pub struct Memory {
     pub plan: Plan,
 }
 
+/// All RAM, without what must not be mapped.
+pub fn ram(tree: &Dtb<'_>) -> Result<MemMap, BootError> {
+    let mut ram = [(0, 0); MAX_RAM];
+    for (slot, region) in ram.iter_mut().zip(tree.ram()?.iter()) {
+        *slot = (region.base, region.size);
+    }
+    let mut no_map = [(0, 0); MAX_RESERVED];
+    for (slot, found) in no_map.iter_mut().zip(tree.reserved()?.iter().filter(|r| r.no_map)) {
+        *slot = (found.region.base, found.region.size);
+    }
+    Ok(memory_map(&ram, &no_map)?)
+}
+
 impl Memory {
     /// Makes the plan, around everything that the boot loader has put somewhere.
     pub fn survey(
         tree: &Dtb<'_>,
+        ram: MemMap,
         payload: &Payload,
         dtb: u64,
         host: Geometry,
     ) -> Result<Self, BootError> {
-        let mut ram = [(0, 0); MAX_RAM];
-        for (slot, region) in ram.iter_mut().zip(tree.ram()?.iter()) {
-            *slot = (region.base, region.size);
-        }
-        let mut no_map = [(0, 0); MAX_RESERVED];
         let image = touched(boot::base(), boot::BLOCK)?;
         let mut reserved = [image; MAX_RESERVED]; // the image is in nobody's way but its own
-        let all = tree.reserved()?;
-        for ((hole, busy), found) in no_map.iter_mut().zip(&mut reserved).zip(all.iter()) {
-            if found.no_map {
-                *hole = (found.region.base, found.region.size);
-            } else {
-                *busy = touched(found.region.base, found.region.size)?;
-            }
+        for (slot, found) in reserved.iter_mut().zip(tree.reserved()?.iter().filter(|r| !r.no_map))
+        {
+            *slot = touched(found.region.base, found.region.size)?;
         }
-        let ram = memory_map(&ram, &no_map)?;
         let initrd = tree.chosen()?.initrd;
         let occupied = Occupied {
             image,

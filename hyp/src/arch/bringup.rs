@@ -81,11 +81,23 @@ pub fn header(map: &mut Map, pa: u64) -> Result<[u64; 8], MapError> {
     })
 }
 
-/// Sends text to the PL011 at `pa` from now on.
-pub fn use_console(map: &mut Map, pa: u64) -> Result<(), MapError> {
+/// Errors are told to a PL011 that may be at `pa`, until the device tree has been read.
+pub fn guess_console(map: &mut Map, pa: u64) {
+    if around(pa, PAGE_SIZE).and_then(|page| map.add(page, Kind::Device)).is_ok() {
+        // SAFETY: 1. It is mapped as device memory, 2. which is not used unless the boot fails.
+        unsafe { console::guess(pa) };
+    }
+}
+
+/// Sends text to the PL011 at `pa` from now on, or to nobody.
+pub fn use_console(map: &mut Map, pa: Option<u64>) -> Result<(), MapError> {
+    let Some(pa) = pa else {
+        console::close();
+        return Ok(());
+    };
     map.add(around(pa, PAGE_SIZE)?, Kind::Device)?;
-    // SAFETY: 1. The device tree, or the board, says that it is one; 2. the final map keeps it.
-    unsafe { console::init(pa) };
+    // SAFETY: 1. The device tree says that it is one; 2. the final map keeps it.
+    unsafe { console::open(pa) };
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 
 use aarch64_cpu::registers::{CPTR_EL2, HCR_EL2, MDCR_EL2, MIDR_EL1, MPIDR_EL1, VMPIDR_EL2};
 use hyp_core::inject;
-use hyp_core::sysreg::{self as id, Enc};
+use hyp_core::sysreg as id;
 use tock_registers::interfaces::{Readable, Writeable};
 
 use super::idreg;
@@ -23,8 +23,9 @@ const CPTR_BASE: u64 = 0x33ff;
 #[derive(Clone, Copy, Debug)]
 pub struct Features {
     pauth: bool,
-    /// SVE or SME: EL2 does not switch their state, so nobody has them.
-    pub vector: bool,
+    /// Something that the host must not see in its ID registers.
+    hidden: bool,
+    scxtnum: bool,
     mte: bool,
     ras: bool,
     amu: bool,
@@ -55,13 +56,14 @@ impl Features {
         let dfr0 = idreg::read(id::ID_AA64DFR0_EL1);
         let mmfr0 = idreg::read(id::ID_AA64MMFR0_EL1);
         let mmfr1 = idreg::read(id::ID_AA64MMFR1_EL1);
-        let mmfr3 = idreg::read(Enc::new(3, 0, 0, 7, 3));
+        let mmfr3 = idreg::read(idreg::ID_AA64MMFR3_EL1);
         let isar1 = idreg::read(id::ID_AA64ISAR1_EL1);
         let isar2 = idreg::read(id::ID_AA64ISAR2_EL1);
         let has = |register: u64, shift: u32| field(register, shift) != 0;
         Self {
             pauth: isar1 & 0xff00_0ff0 != 0 || has(isar2, 12) || has(isar2, 8),
-            vector: has(pfr0, 32) || has(pfr1, 24),
+            hidden: idreg::hides_something(),
+            scxtnum: field(pfr0, 56) >= 2,
             mte: field(pfr1, 8) >= 2,
             ras: has(pfr0, 28),
             amu: has(pfr0, 44),
@@ -153,7 +155,8 @@ impl Traps {
             | bit(f.pauth, 41) // API
             | bit(f.pauth, 40) // APK
             | bit(f.mte, 56) // ATA
-            | bit(f.vector, 18); // TID3: the host sees no SVE and SME
+            | bit(f.scxtnum, 53) // EnSCXT
+            | bit(f.hidden, 18); // TID3
         // PTW, FMO, IMO, AMO, FB, BSU = inner shareable, TID1, TID3, TACR.
         let guest = both | 0x3c | 1 << 9 | 1 << 10 | 1 << 16 | 1 << 18 | 1 << 21
             | bit(f.lor, 35) // TLOR

@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 
-use hyp_core::sysreg::{Enc, ID_AA64PFR0_EL1, ID_AA64PFR1_EL1};
+use hyp_core::sysreg::{Enc, ID_AA64DFR0_EL1, ID_AA64ISAR1_EL1, ID_AA64PFR0_EL1, ID_AA64PFR1_EL1};
 
 macro_rules! by_encoding {
     ($($op1:literal $crm:literal: $($op2:literal)*;)*) => {
@@ -42,17 +42,37 @@ by_encoding! {
     1 0: 7; // AIDR_EL1
 }
 
-const ID_AA64ZFR0_EL1: Enc = Enc::new(3, 0, 0, 4, 4);
-const ID_AA64SMFR0_EL1: Enc = Enc::new(3, 0, 0, 4, 5);
-const SVE: u64 = 0xf << 32;
-const SME: u64 = 0xf << 24;
+/// Fields that the host does not see: state that the world switch does not know, and registers that
+/// trap by default where fine-grained traps exist.
+const HIDDEN: [(Enc, u64); 8] = [
+    (ID_AA64PFR0_EL1, field(32) | field(40)), // SVE, MPAM
+    (ID_AA64PFR1_EL1, field(16) | field(24) | field(44) | field(48)), // MPAM_frac, SME, GCS, THE
+    (Enc::new(3, 0, 0, 4, 2), field(32)),     // PFR2: FPMR
+    (Enc::new(3, 0, 0, 4, 4), u64::MAX),      // ZFR0: SVE
+    (Enc::new(3, 0, 0, 4, 5), u64::MAX),      // SMFR0: SME
+    (ID_AA64DFR0_EL1, field(52)),             // BRBE
+    (ID_AA64ISAR1_EL1, field(60)),            // LS64
+    // MMFR3: S1PIE, S2PIE, S1POE, S2POE, AIE, D128, D128_2
+    (
+        ID_AA64MMFR3_EL1,
+        field(8) | field(12) | field(16) | field(20) | field(24) | field(32) | field(36),
+    ),
+];
 
-/// The register as the host reads it: the CPU's, without SVE and SME.
+/// `ID_AA64MMFR3_EL1`.
+pub const ID_AA64MMFR3_EL1: Enc = Enc::new(3, 0, 0, 7, 3);
+
+const fn field(shift: u32) -> u64 {
+    0xf << shift
+}
+
+/// Whether this CPU has any of what the host must not see.
+pub fn hides_something() -> bool {
+    HIDDEN.iter().any(|(enc, fields)| read(*enc) & fields != 0)
+}
+
+/// The register as the host reads it.
 pub fn for_host(enc: Enc) -> u64 {
-    match enc {
-        ID_AA64PFR0_EL1 => read(enc) & !SVE,
-        ID_AA64PFR1_EL1 => read(enc) & !SME,
-        ID_AA64ZFR0_EL1 | ID_AA64SMFR0_EL1 => 0,
-        _ => read(enc),
-    }
+    let hidden = HIDDEN.iter().find(|(e, _)| *e == enc).map_or(0, |(_, fields)| *fields);
+    read(enc) & !hidden
 }
