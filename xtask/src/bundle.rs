@@ -16,7 +16,7 @@ use host_vmm::manifest::{self, Manifest};
 
 use crate::cmd::build;
 use crate::cpio::Writer;
-use crate::{initramfs, paths, stock};
+use crate::{image, initramfs, paths, stock};
 
 /// No kernel of ours unpacks to more; a crafted gzip file might.
 const UNPACKED_LIMIT: u64 = 512 << 20;
@@ -49,51 +49,71 @@ impl Vm {
         let text = std::fs::read_to_string(&file)
             .with_context(|| format!("cannot read {}", file.display()))?;
         let folder = file.parent().unwrap_or(Path::new("."));
-        Self::from_text(&text, folder, changes).with_context(|| shown(&file))
+        let shown = file.strip_prefix(paths::root()).unwrap_or(&file).display().to_string();
+        Self::from_text(&shown, &text, folder, changes)
     }
 
-    /// A VM from the text of a manifest whose files lie in `folder`.
-    pub fn from_text(text: &str, folder: &Path, changes: &Changes) -> Result<Self> {
-        let mut manifest = manifest::parse(text).map_err(|e| anyhow!("{e}"))?;
-        let mut files = BTreeMap::new();
-        if let Some(kernel) = &changes.kernel {
-            manifest.kernel = "Image".to_owned();
-            files.insert(manifest.kernel.clone(), content(kernel, Path::new("."))?);
-        }
-        match changes.initrd.as_deref() {
-            Some("none") => manifest.initrd = None,
-            Some(initrd) => {
-                manifest.initrd = Some("initrd".to_owned());
-                files.insert("initrd".to_owned(), content(initrd, Path::new("."))?);
-            }
-            None => {}
-        }
-        if let Some(append) = &changes.append {
-            manifest.cmdline.clone_from(append);
-        }
-        manifest.memory_mib = changes.mem.unwrap_or(manifest.memory_mib);
-        // The changes came from the command line: hold them to the rules of the manifest too.
-        manifest::parse(&manifest.to_toml()).map_err(|e| anyhow!("{}", e.reason))?;
+    /// A VM from the text of a manifest whose files lie in `folder`; errors begin with `origin`,
+    /// or with the option of the command line that is to blame.
+    pub fn from_text(origin: &str, text: &str, folder: &Path, changes: &Changes) -> Result<Self> {
+        let parsed = manifest::parse(text).map_err(|e| anyhow!("{origin}: {e}"))?;
+        let (manifest, mut files) = changes.apply(parsed)?;
         ensure!(
             manifest.vcpus == 1,
-            "vcpus = {}: more than one vCPU comes with a later issue",
+            "{origin}: vcpus = {}: more than one vCPU comes with a later issue",
             manifest.vcpus
         );
-
-        let names: Vec<String> = manifest.files().map(str::to_owned).collect();
-        for name in names {
+        for name in manifest.files() {
             // A file that is not there is left out: the check below says so with its line.
-            if !files.contains_key(&name) && (is_made(&name) || folder.join(&name).exists()) {
-                files.insert(name.clone(), content(&name, folder)?);
+            if !files.contains_key(name) && (is_made(name) || folder.join(name).exists()) {
+                let bytes = content(name, folder).with_context(|| origin.to_owned())?;
+                files.insert(name.to_owned(), bytes);
             }
         }
         if let Some(kernel) = files.get_mut(&manifest.kernel) {
-            *kernel = gunzip(std::mem::take(kernel))?;
+            *kernel = gunzip(std::mem::take(kernel)).with_context(|| origin.to_owned())?;
         }
-        manifest
-            .check_files(|name| files.get(name).map(Vec::as_slice))
-            .map_err(|e| anyhow!("{e}"))?;
+        manifest.check_files(|name| files.get(name).map(Vec::as_slice)).map_err(|e| {
+            match e.reason.strip_prefix("memory_mib: ") {
+                Some(reason) if changes.mem.is_some() => anyhow!("--mem: {reason}"),
+                _ => anyhow!("{origin}: {e}"),
+            }
+        })?;
         Ok(Self { manifest, files })
+    }
+}
+
+impl Changes {
+    /// The changed manifest, and the files that the changes bring along.
+    fn apply(&self, mut manifest: Manifest) -> Result<(Manifest, BTreeMap<String, Vec<u8>>)> {
+        let here = Path::new(".");
+        let mut files = BTreeMap::new();
+        if let Some(kernel) = &self.kernel {
+            let option = || format!("--kernel {kernel}");
+            let image = gunzip(content(kernel, here).with_context(option)?).with_context(option)?;
+            image::check(&image).with_context(option)?;
+            manifest.kernel = "Image".to_owned();
+            files.insert(manifest.kernel.clone(), image);
+        }
+        match self.initrd.as_deref() {
+            Some("none") => manifest.initrd = None,
+            Some(initrd) => {
+                let option = || format!("--initrd {initrd}");
+                files.insert("initrd".to_owned(), content(initrd, here).with_context(option)?);
+                manifest.initrd = Some("initrd".to_owned());
+            }
+            None => {}
+        }
+        if let Some(append) = &self.append {
+            manifest.cmdline.clone_from(append);
+        }
+        manifest.memory_mib = self.mem.unwrap_or(manifest.memory_mib);
+        // Hold what the command line said to the rules of the manifest.
+        manifest::parse(&manifest.to_toml()).map_err(|e| {
+            let option = if e.reason.starts_with("cmdline") { "--append" } else { "--mem" };
+            anyhow!("{option}: {}", e.reason)
+        })?;
+        Ok((manifest, files))
     }
 }
 
@@ -175,10 +195,6 @@ fn find(which: &str) -> Result<PathBuf> {
     bail!("no VM is called `{which}`; boot/vms has {}", known.join(", "))
 }
 
-fn shown(file: &Path) -> String {
-    file.strip_prefix(paths::root()).unwrap_or(file).display().to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -202,13 +218,13 @@ mod tests {
 
     fn refusal(text: &str, changes: &Changes) -> String {
         let dir = folder();
-        format!("{:#}", Vm::from_text(text, dir.path(), changes).unwrap_err())
+        format!("{:#}", Vm::from_text("vm.toml", text, dir.path(), changes).unwrap_err())
     }
 
     #[test]
     fn the_shim_reads_what_is_packed() {
         let dir = folder();
-        let vm = Vm::from_text(TEXT, dir.path(), &Changes::default()).unwrap();
+        let vm = Vm::from_text("vm.toml", TEXT, dir.path(), &Changes::default()).unwrap();
         let bundle = pack(&[vm]);
         let read = host_vmm::bundle::Bundle::read(&bundle);
         assert_eq!(read.error, None);
@@ -242,9 +258,14 @@ mod tests {
         assert!(error.contains("memory_mib"), "{error}");
         let error = refusal(TEXT, &Changes { append: Some("a\nb".into()), ..Changes::default() });
         assert!(error.contains("control character"), "{error}");
-        let error =
-            refusal(TEXT, &Changes { kernel: Some("/nonexistent".into()), ..Changes::default() });
-        assert!(error.contains("/nonexistent"), "{error}");
+        assert!(error.starts_with("--append: "), "{error}");
+        let error = refusal(TEXT, &Changes { mem: Some(1), ..Changes::default() });
+        assert!(error.starts_with("--mem: 1 is too little"), "{error}");
+        for wrong in ["/nonexistent", "Cargo.toml"] {
+            let error =
+                refusal(TEXT, &Changes { kernel: Some(wrong.into()), ..Changes::default() });
+            assert!(error.starts_with(&format!("--kernel {wrong}: ")), "{error}");
+        }
     }
 
     #[test]
@@ -253,13 +274,13 @@ mod tests {
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         packed.write_all(&image(8192)).unwrap();
         paths::write(&dir.path().join("Image"), &packed.finish().unwrap()).unwrap();
-        let vm = Vm::from_text(TEXT, dir.path(), &Changes::default()).unwrap();
+        let vm = Vm::from_text("vm.toml", TEXT, dir.path(), &Changes::default()).unwrap();
         assert_eq!(vm.files["Image"], image(8192));
         paths::write(&dir.path().join("Image"), &[0; 4096]).unwrap();
-        let error = Vm::from_text(TEXT, dir.path(), &Changes::default()).unwrap_err();
+        let error = Vm::from_text("vm.toml", TEXT, dir.path(), &Changes::default()).unwrap_err();
         assert!(error.to_string().contains("not an arm64 Image"), "{error}");
         paths::write(&dir.path().join("Image"), &[0x1f, 0x8b, 8, 0]).unwrap();
-        assert!(Vm::from_text(TEXT, dir.path(), &Changes::default()).is_err());
+        assert!(Vm::from_text("vm.toml", TEXT, dir.path(), &Changes::default()).is_err());
     }
 
     #[test]
@@ -267,7 +288,7 @@ mod tests {
         assert_eq!(machine_ram_mib(&[], 0), 512);
         let dir = folder();
         let mem = Changes { mem: Some(1024), ..Changes::default() };
-        let vm = Vm::from_text(TEXT, dir.path(), &mem).unwrap();
+        let vm = Vm::from_text("vm.toml", TEXT, dir.path(), &mem).unwrap();
         assert_eq!(machine_ram_mib(&[vm], 30 << 20), 1280);
     }
 }

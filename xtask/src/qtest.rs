@@ -139,7 +139,7 @@ impl Case {
         writeln!(text, "cmdline = {:?}", test.cmdline.as_deref().unwrap_or("console=ttyAMA0"))?;
         writeln!(text, "services = {:?}", test.services)?;
         writeln!(text, "{}", test.manifest.as_deref().unwrap_or_default())?;
-        Vm::from_text(&text, Path::new("."), &Changes::default())
+        Vm::from_text(&test.name, &text, Path::new("."), &Changes::default())
     }
 
     /// Why the test failed, if it did.

@@ -23,8 +23,19 @@ pub fn default_suite() -> String {
     if here.is_debian() && !here.codename.is_empty() { here.codename } else { "trixie".into() }
 }
 
+/// The reason why there is no stock guest: no apt, no network, no such suite.
+#[derive(Debug)]
+pub struct CannotFetch(String);
+
+impl std::fmt::Display for CannotFetch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "cannot fetch {}", self.0)
+    }
+}
+
 /// The kernel of `suite` (such as `bookworm` or `trixie-backports`), as an arm64 Image.
 pub fn kernel(suite: &str) -> Result<PathBuf> {
+    check_name(suite)?;
     fetched(&format!("kernel-{suite}"), "Image", &format!("the Debian {suite} kernel"), |into| {
         let apt = private(suite)?;
         let depends = apt.depends(KERNEL)?;
@@ -51,6 +62,7 @@ pub fn kernel(suite: &str) -> Result<PathBuf> {
 
 /// The static busybox for `suite`'s user space.
 pub fn busybox(suite: &str) -> Result<PathBuf> {
+    check_name(suite)?;
     let base = suite.strip_suffix("-backports").unwrap_or(suite);
     fetched(&format!("busybox-{base}"), "busybox", &format!("Debian {base}'s busybox"), |into| {
         let apt = private(base)?;
@@ -99,7 +111,7 @@ fn fetched(
     let step = Step::new(&format!("fetching {what} (once; signatures checked by apt)"));
     let scratch = tempfile::tempdir_in(&dir)?;
     let Fetched { bytes, label } =
-        get(scratch.path()).with_context(|| format!("cannot fetch {what}"))?;
+        get(scratch.path()).with_context(|| CannotFetch(what.to_owned()))?;
     let home = dir.join(folder(&label));
     paths::create(&home)?;
     // Rename last: a run that is interrupted leaves nothing that looks complete.
@@ -118,7 +130,6 @@ fn folder(label: &str) -> String {
 }
 
 fn private(suite: &str) -> Result<Private> {
-    check_name(suite)?;
     ensure!(apt::is_here(), "this machine has no apt");
     let archive = Archive::debian(&apt::configured()?, &Distribution::here())?;
     let sources: [Source; 1] = [archive.suite(suite)];

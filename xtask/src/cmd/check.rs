@@ -56,7 +56,7 @@ const STEPS: [(&str, Step); 7] = [
 
 fn format() -> Result<String> {
     let mut cmd = paths::cargo();
-    cmd.args(["fmt", "--all", "--check"]);
+    cmd.args(["fmt", "--all", "--", "--check", "--color", "never"]);
     quiet("cargo fmt --all --check", cmd)
 }
 
@@ -77,27 +77,35 @@ fn licences() -> Result<String> {
 
 fn clippy_pc() -> Result<String> {
     let mut cmd = paths::cargo();
-    cmd.args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    cmd.args(["clippy", "--quiet", "--keep-going", "--workspace", "--all-targets"]);
+    cmd.args(["--", "-D", "warnings"]);
     quiet("cargo clippy", cmd)
 }
 
 fn clippy_images() -> Result<String> {
     let mut cmd = paths::cargo();
-    cmd.args(["clippy", "--quiet", "--release", "--target", paths::BARE_TARGET]);
+    cmd.args(["clippy", "--quiet", "--keep-going", "--release", "--target", paths::BARE_TARGET]);
     cmd.args(IMAGES).args(["--", "-D", "warnings"]);
     quiet("cargo clippy of the images", cmd)
 }
 
 fn docs_pc() -> Result<String> {
     let mut cmd = paths::cargo();
-    cmd.args(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
+    cmd.args([
+        "doc",
+        "--quiet",
+        "--keep-going",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+    ]);
     cmd.env("RUSTDOCFLAGS", "-D warnings");
     quiet("cargo doc", cmd)
 }
 
 fn docs_images() -> Result<String> {
     let mut cmd = paths::cargo();
-    cmd.args(["doc", "--quiet", "--no-deps", "--document-private-items"]);
+    cmd.args(["doc", "--quiet", "--keep-going", "--no-deps", "--document-private-items"]);
     cmd.args(["--target", paths::BARE_TARGET, "-p", "hyp", "-p", "el1-host"]);
     cmd.env("RUSTDOCFLAGS", "-D warnings");
     quiet("cargo doc of the images", cmd)

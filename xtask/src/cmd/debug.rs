@@ -59,7 +59,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if args.payload.is_none() {
         let text =
             format!("name = \"debug\"\nkernel = \"payload:{}\"\nmemory_mib = 32\n", args.guest);
-        let vms = [Vm::from_text(&text, Path::new("."), &Changes::default())?];
+        let vms = [Vm::from_text("--guest", &text, Path::new("."), &Changes::default())?];
         let packed = bundle::pack(&vms);
         ram_mib = bundle::machine_ram_mib(&vms, packed.len());
         let file = folder.join("bundle.cpio");

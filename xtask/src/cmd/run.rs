@@ -13,6 +13,7 @@ use crate::cmd::{build, setup};
 use crate::console::{self, End, Input, Plan, Report, Verdict};
 use crate::qemu::{Machine, Qemu, Serial};
 use crate::script::{Script, Step};
+use crate::stock::CannotFetch;
 use crate::ui::say;
 use crate::{paths, toolchain};
 
@@ -138,7 +139,7 @@ impl Args {
             Err(error) => error,
         };
         let asked_for_more = changes.kernel.is_some() || changes.initrd.is_some();
-        if asked_for_more || !format!("{error:#}").contains("cannot fetch") {
+        if asked_for_more || error.downcast_ref::<CannotFetch>().is_none() {
             return Err(error);
         }
         let reason = format!("{error:#}").lines().next().unwrap_or_default().to_owned();
