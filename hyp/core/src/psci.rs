@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn nothing_that_starts_or_resumes_a_cpu_is_ever_forwarded() {
-        for low in 0..=0xffff_u64 {
+        for low in (0..=0xffff_u64).step_by(if cfg!(miri) { 511 } else { 1 }) {
             for base in [0x8400_0000, 0xc400_0000] {
                 let function = base | low;
                 let forwarded = matches!(smc([function, 0, 0, 0]), Forward(_));

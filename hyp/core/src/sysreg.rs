@@ -245,7 +245,8 @@ mod tests {
     const V2: GuestView = GuestView { gic_v3: false, ..V3 };
 
     fn all() -> impl Iterator<Item = Enc> {
-        (0..=u16::MAX).map(Enc)
+        // Miri sees a sample.
+        (0..=u16::MAX).step_by(if cfg!(miri) { 509 } else { 1 }).map(Enc)
     }
 
     #[test]
@@ -279,7 +280,7 @@ mod tests {
             assert_eq!(V3.trap(enc, false), Undef);
             found += 1;
         }
-        assert_eq!(found, 7 * 8);
+        assert!(cfg!(miri) || found == 7 * 8);
     }
 
     /// Every access that is not undefined, with what becomes of it.
