@@ -1,10 +1,10 @@
 //! Each operation: what it does, what it refuses, and that a refusal changes nothing.
 
-use hyp_abi::{Hypercall, Prot, Refusal};
+use hyp_abi::{Hypercall, Prot, Refusal, Ret};
 
 use super::{el2, loaded, map, runs};
-use crate::fake::{GuestFault, gfn, pfn};
-use crate::{AuditError, AuditReport, Calls, Destroyed, Mapping, Mirror, Unmapped};
+use crate::fake::{FakeCpu, GuestFault, gfn, pfn};
+use crate::{AuditError, AuditReport, Calls, Destroyed, Hypercalls, Mapping, Mirror, Unmapped};
 
 const RWX: Prot = Prot::RWX;
 
@@ -270,6 +270,35 @@ fn write_protection_resumes_where_el2_stopped_and_skips_holes() {
     el2.take_calls();
     assert_eq!(mirror.wrprotect(&cpu, gfn(200), 10), Ok(0));
     assert!(el2.take_calls().is_empty(), "no page, no flush");
+}
+
+/// An EL2 that says it write-protected this many pages.
+struct Odd<'a> {
+    cpu: FakeCpu<'a>,
+    done: u64,
+}
+
+impl Hypercalls for Odd<'_> {
+    fn call(&self, call: Hypercall, args: [u64; 4]) -> Ret {
+        match call {
+            Hypercall::Wrprotect => Ret { x2: self.done, ..Ret::default() },
+            _ => self.cpu.call(call, args),
+        }
+    }
+}
+
+#[test]
+fn an_answer_of_no_progress_or_too_much_is_no_endless_loop() {
+    let el2 = el2();
+    let (cpu, mirror, _) = loaded(&el2);
+    map(&cpu, &mirror, 5, 50, RWX);
+    map(&cpu, &mirror, 6, 51, RWX);
+    let mut odd = Odd { cpu, done: 0 };
+    for (done, answer) in [(0, Err(Refusal::Invalid)), (3, Err(Refusal::Invalid)), (2, Ok(2))] {
+        odd.done = done;
+        assert_eq!(mirror.wrprotect(&odd, gfn(0), 10), answer, "{done}");
+    }
+    assert_eq!(mirror.counters().refused, 2);
 }
 
 #[test]
