@@ -175,7 +175,15 @@ impl Private {
     /// Fetch and check the package lists.
     pub fn update(&self) -> Result<()> {
         let mut cmd = self.command("apt-get");
-        cmd.args(["-qq", "-o", "Acquire::Retries=2", "update"]);
+        // Without the mode apt calls a list that it could not fetch a success.
+        cmd.args([
+            "-qq",
+            "-o",
+            "Acquire::Retries=2",
+            "-o",
+            "APT::Update::Error-Mode=any",
+            "update",
+        ]);
         Task::new("apt-get update", cmd, UPDATE).stdout().map(drop)
     }
 

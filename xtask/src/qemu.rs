@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -39,6 +40,9 @@ impl std::fmt::Display for Version {
         write!(f, "{}.{}", self.0, self.1)
     }
 }
+
+/// What `setpriv` is asked for.
+const TIE: [&str; 3] = ["--pdeathsig", "TERM", "--"];
 
 /// A QEMU that can be started. One unpacked without root needs its own loader in front.
 #[derive(Clone, Debug)]
@@ -76,8 +80,18 @@ impl Qemu {
         Ok(Err(too_old))
     }
 
+    /// Where `setpriv` is at hand the kernel ends QEMU with us, even if we are killed outright.
     fn command(&self) -> Command {
-        let mut cmd = Command::new(&self.program);
+        static TIED: OnceLock<bool> = OnceLock::new();
+        let tied = *TIED.get_or_init(|| {
+            let mut cmd = Command::new("setpriv");
+            cmd.args(TIE).arg("true");
+            Task::new("setpriv", cmd, Duration::from_secs(10)).stdout().is_ok()
+        });
+        let mut cmd = if tied { Command::new("setpriv") } else { Command::new(&self.program) };
+        if tied {
+            cmd.args(TIE).arg(&self.program);
+        }
         cmd.args(&self.prefix);
         cmd
     }

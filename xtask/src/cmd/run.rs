@@ -92,8 +92,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if session.terminal && args.expect.is_none() {
         say("this terminal is the guest's console; leave with Ctrl-A x");
     }
-    let plan = session.plan(args);
-    let report = console::run(plan)?;
+    let terminal = session.terminal;
+    let report = console::run(session.plan(args))?;
+    let left = matches!(report.end, End::Exited(status) if status.success());
+    if terminal && left && report.verdict.is_none() && args.expect.is_none() {
+        eprintln!();
+        say("left before the guest powered off, so there is no verdict");
+        return Ok(ExitCode::FAILURE);
+    }
     Ok(judge(args, &report))
 }
 
@@ -142,7 +148,9 @@ impl Args {
         if asked_for_more || error.downcast_ref::<CannotFetch>().is_none() {
             return Err(error);
         }
-        let reason = format!("{error:#}").lines().next().unwrap_or_default().to_owned();
+        // The first link of the chain names the manifest, which is not to blame.
+        let reasons: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+        let reason = reasons.join(": ").lines().next().unwrap_or_default().to_owned();
         say(format!("{reason}; running the demonstration guest instead"));
         Vm::load(FALLBACK_VM, &Changes { mem: changes.mem, ..Changes::default() })
     }
