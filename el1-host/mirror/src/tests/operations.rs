@@ -272,7 +272,7 @@ fn write_protection_resumes_where_el2_stopped_and_skips_holes() {
     assert!(el2.take_calls().is_empty(), "no page, no flush");
 }
 
-/// An EL2 that says it write-protected this many pages.
+/// An EL2 that says it write-protected this many pages, and that all are young.
 struct Odd<'a> {
     cpu: FakeCpu<'a>,
     done: u64,
@@ -282,6 +282,7 @@ impl Hypercalls for Odd<'_> {
     fn call(&self, call: Hypercall, args: [u64; 4]) -> Ret {
         match call {
             Hypercall::Wrprotect => Ret { x2: self.done, ..Ret::default() },
+            Hypercall::TestClearYoung => Ret { x1: 1, x2: u64::MAX, ..Ret::default() },
             _ => self.cpu.call(call, args),
         }
     }
@@ -299,6 +300,17 @@ fn an_answer_of_no_progress_or_too_much_is_no_endless_loop() {
         assert_eq!(mirror.wrprotect(&odd, gfn(0), 10), answer, "{done}");
     }
     assert_eq!(mirror.counters().refused, 2);
+}
+
+#[test]
+fn no_page_beyond_the_range_is_named_young() {
+    let el2 = el2();
+    let (cpu, mirror, _) = loaded(&el2);
+    map(&cpu, &mirror, 5, 50, RWX);
+    let odd = Odd { cpu, done: 0 };
+    let mut young = Vec::new();
+    let found = mirror.test_clear_young(&odd, gfn(5), 3, false, |at| young.push(at.raw()));
+    assert_eq!((found, young.as_slice()), (Ok(3), &[5, 6, 7][..]));
 }
 
 #[test]
