@@ -7,6 +7,7 @@
 use hyp_abi::run::{self, entry};
 use hyp_abi::{Refusal, lr};
 
+use crate::bits::union;
 use crate::board::Board;
 use crate::esr::{Access, Esr, Syndrome, SysregAccess};
 use crate::inject::{self, Before, Cause, Features, pstate};
@@ -16,7 +17,7 @@ use crate::vgic;
 
 /// The four ways to answer a trap; at most one at a time.
 const ANSWERS: u64 =
-    entry::COMPLETE | entry::SET_RESULT | entry::INJECT_ABORT | entry::INJECT_UNDEF;
+    union(&[entry::COMPLETE, entry::SET_RESULT, entry::INJECT_ABORT, entry::INJECT_UNDEF]);
 /// Bytes of an A64 instruction.
 const INSTRUCTION: u64 = 4;
 
@@ -180,16 +181,18 @@ fn load_context(ctx: &mut Context, word: impl Fn(usize) -> u64) {
 fn sane_pstate(wanted: u64) -> u64 {
     /// User access override (FEAT_UAO).
     const UAO: u64 = 1 << 23;
-    const KEPT: u64 = pstate::NZCV
-        | pstate::TCO
-        | pstate::DIT
-        | UAO
-        | pstate::PAN
-        | pstate::SS
-        | pstate::SSBS
-        | pstate::BTYPE
-        | pstate::DAIF
-        | pstate::MODE;
+    const KEPT: u64 = union(&[
+        pstate::NZCV,
+        pstate::TCO,
+        pstate::DIT,
+        UAO,
+        pstate::PAN,
+        pstate::SS,
+        pstate::SSBS,
+        pstate::BTYPE,
+        pstate::DAIF,
+        pstate::MODE,
+    ]);
     match wanted & pstate::MODE {
         pstate::EL0T | pstate::EL1T | pstate::EL1H => wanted & KEPT,
         _ => pstate::EL1H | pstate::DAIF,

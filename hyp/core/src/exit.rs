@@ -6,6 +6,7 @@
 use hyp_abi::run::{self, Exit, exit_flags};
 use hyp_abi::{Ipa, PAGE_SIZE, Ret};
 
+use crate::bits::{flag, union};
 use crate::board::Board;
 use crate::cpu::{CpuLocal, ExitKind, GuestNext, RawExit};
 use crate::entry::{external_abort, skip, take};
@@ -140,7 +141,7 @@ fn classify_sync(vcpu: &mut Vcpu, board: &Board, raw: RawExit) -> Next {
         }
         Syndrome::Sysreg(access) => sysreg(vcpu, board, raw, access),
         Syndrome::InstructionAbort(abort) => {
-            let x5 = abort_flags(&abort) | exit_flags::FETCH;
+            let x5 = union(&[abort_flags(&abort), exit_flags::FETCH]);
             stage2(vcpu, board, raw, &abort, Ret { x5, ..DONE })
         }
         Syndrome::DataAbort(data) => {
@@ -179,7 +180,7 @@ fn sysreg(vcpu: &mut Vcpu, board: &Board, raw: RawExit, access: SysregAccess) ->
         }
         SysregAction::ToHost => {
             let x4 = if access.read { 0 } else { ctx.gpr(access.rt) };
-            let x5 = if access.read { exit_flags::SYSREG_READ } else { 0 };
+            let x5 = flag(access.read, exit_flags::SYSREG_READ);
             vcpu.latched = Latched::Sysreg { esr: Esr::new(raw.esr), access };
             return Next::Leave(Exit::Sysreg, Ret { x2: raw.esr, x4, x5, ..DONE });
         }
@@ -225,23 +226,24 @@ fn fault_ipa(raw: RawExit, abort: &Abort) -> Option<u64> {
     // FIPA, bits 43:4, is IPA[51:12].
     let page = (raw.hpfar & 0xfff_ffff_fff0) << 8;
     let exact = abort.far_valid && !abort.s1ptw;
-    Some(if exact { page | raw.far & (PAGE_SIZE - 1) } else { page })
+    let offset = if exact { raw.far & (PAGE_SIZE - 1) } else { 0 };
+    Some(union(&[page, offset]))
 }
 
 fn abort_flags(abort: &Abort) -> u64 {
     let permission = matches!(abort.fault, Fault::Permission(_));
-    let flag = |set, bit| if set { bit } else { 0 };
-    flag(permission, exit_flags::PERMISSION) | flag(abort.s1ptw, exit_flags::S1PTW)
+    union(&[flag(permission, exit_flags::PERMISSION), flag(abort.s1ptw, exit_flags::S1PTW)])
 }
 
 /// The value written, if the syndrome names its register, and the flags.
 fn described(vcpu: &Vcpu, data: &DataAbort) -> (u64, u64) {
-    let flag = |set, bit| if set { bit } else { 0 };
-    let flags = abort_flags(&data.abort)
-        | flag(data.is_write(), exit_flags::WRITE)
-        | flag(data.cache_op, exit_flags::CACHE_OP);
+    let flags = union(&[
+        abort_flags(&data.abort),
+        flag(data.is_write(), exit_flags::WRITE),
+        flag(data.cache_op, exit_flags::CACHE_OP),
+    ]);
     let Some(access) = data.access else { return (0, flags) };
     let size = u64::from(access.size_log2) << exit_flags::SIZE_SHIFT;
     let value = if data.is_write() { access.stored(vcpu.ctx.gpr(access.rt)) } else { 0 };
-    (value, flags | exit_flags::DECODED | size)
+    (value, union(&[flags, exit_flags::DECODED, size]))
 }

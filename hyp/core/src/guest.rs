@@ -8,6 +8,7 @@ use hyp_abi::{Claimed, Gfn, Handle, PageState, Pfn, Prot, Refusal, Ret};
 use hyp_s2::guest::{MapRefusal, RelaxRefusal, Scan, UnmapRefusal};
 use hyp_s2::{Attrs, Rights, Span};
 
+use crate::bits::{flag, union};
 use crate::board::Gic;
 use crate::cpu::CpuLocal;
 use crate::hcall::{DONE, value};
@@ -226,10 +227,12 @@ impl<M: Machine> Hyp<M> {
         match vm.map.next_run(&self.machine, from, BATCH) {
             Scan::Run(run, x5) => {
                 let Attrs { rights, state, young, device } = run.attrs;
-                let x4 = rights.prot().bits()
-                    | state.bits() << 8
-                    | u64::from(young) << 16
-                    | u64::from(device) << 17;
+                let x4 = union(&[
+                    rights.prot().bits(),
+                    state.bits() << 8,
+                    flag(young, 1 << 16),
+                    flag(device, 1 << 17),
+                ]);
                 Ok(Ret { x2: run.gfn.raw(), x3: run.pfn.raw(), x4, x5, ..value(run.pages) })
             }
             Scan::More(x5) => Ok(Ret { x5, ..DONE }),

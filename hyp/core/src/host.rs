@@ -13,6 +13,7 @@ use hyp_abi::{Gfn, PageState, Pfn, Refusal, Ret};
 use hyp_s2::host::{AnnotateRefusal, TouchRefusal};
 use hyp_s2::{Annotation, Attrs, Geometry, HostMap, Regime};
 
+use crate::bits::union;
 use crate::board::{Config, ConfigError};
 use crate::hcall::value;
 use crate::machine::Machine;
@@ -223,7 +224,7 @@ impl HostTables {
 
 /// What the audit shows of a page. Table counts of EL2's own pages are its own business.
 fn visible(word: Word) -> (u64, u64) {
-    let states = word.host().bits() | word.hyp().bits() << 8;
+    let states = union(&[word.host().bits(), word.hyp().bits() << 8]);
     let pins = if word.hyp() == PageState::Owned { 0 } else { word.pins() };
-    (states, u64::from(word.shares()) | u64::from(pins) << 32)
+    (states, union(&[u64::from(word.shares()), u64::from(pins) << 32]))
 }

@@ -14,6 +14,7 @@
 
 extern crate alloc;
 
+mod bits;
 pub mod board;
 mod boxed;
 pub mod cpu;
