@@ -11,7 +11,10 @@ pub fn run() {
     let m = machine::get();
     let end = m.ram.0 + m.ram.1;
     for (name, at) in [("first", m.ram.0 + 0x800), ("last", end - 8)] {
+        // The image may begin there: put back what it was.
+        let old = probe::load64(at);
         check!(mmu::touch(at, 0x1122_3344_5566_7788), "the {name} page of RAM is writable");
+        let _ = probe::store64(at, old.unwrap_or(0));
     }
     let at = (start::image().1 + 0xffff) & !0xffff;
     check!(mmu::touch(at + 0xffd, 0x0123_4567_89ab_cdef), "an unaligned store may cross pages");
