@@ -39,6 +39,8 @@ pub fn sync_icache(start: u64, size: u64) {
     let ctr = ctr();
     const IDC: u64 = 1 << 28;
     const DIC: u64 = 1 << 29;
+    const L1IP: u64 = 3 << 14;
+    const PIPT: u64 = 3 << 14;
     if ctr & IDC == 0 {
         lines(start, size, ctr >> 16, |at| {
             // SAFETY: as in `clean_to_poc`.
@@ -47,10 +49,17 @@ pub fn sync_icache(start: u64, size: u64) {
     }
     dsb_ish();
     if ctr & DIC == 0 {
-        // By physical page through an alias (a guest's IPA): with a VIPT cache a line may be held
-        // under other indices than EL2's address has, so all of it goes (D7.5.10).
-        // SAFETY: 1. Instruction caches hold no state but copies.
-        unsafe { asm!("ic ialluis", options(nostack, preserves_flags)) };
+        if ctr & L1IP == PIPT {
+            lines(start, size, ctr, |at| {
+                // SAFETY: as in `clean_to_poc`: an instruction cache holds no state but copies.
+                unsafe { asm!("ic ivau, {}", in(reg) at, options(nostack, preserves_flags)) }
+            });
+        } else {
+            // Whoever fetches does so by another address (an IPA, a VA of its own), and a cache
+            // indexed by those may hold the line elsewhere: all of it goes (D7.5.10).
+            // SAFETY: as above.
+            unsafe { asm!("ic ialluis", options(nostack, preserves_flags)) };
+        }
         dsb_ish();
     }
     isb();

@@ -38,6 +38,11 @@ register_structs! {
     }
 }
 
+/// ICC_SRE_EL2: SRE, DFB, DIB, and Enable: EL1 has the system registers.
+const SRE_OF_HOST: u64 = 0xf;
+/// Without Enable: ICC_SRE_EL1 traps, for it is the host's, and not switched.
+const SRE_OF_GUEST: u64 = 0x7;
+
 /// The virtual interface control of this machine.
 pub enum Vgic {
     /// GICv2.
@@ -78,8 +83,7 @@ impl Vgic {
 
     /// A GICv3: turns the system register interface on, for EL1 as well.
     pub fn v3() -> Self {
-        // SRE, DFB, DIB, Enable.
-        ICC_SRE_EL2.set(0xf);
+        ICC_SRE_EL2.set(SRE_OF_HOST);
         isb();
         ICH_HCR_EL2.set(0);
         let apr_words = match v3_preemption_bits() {
@@ -116,6 +120,7 @@ impl Vgic {
                 gich.hcr.set((state.hcr | HCR_EN) as u32);
             }
             Self::V3 { apr_words } => {
+                ICC_SRE_EL2.set(SRE_OF_GUEST);
                 ICH_VMCR_EL2.set(state.vmcr);
                 write_aprs(*apr_words, &state.ap0r, &state.ap1r);
                 for (n, lr) in used(&state.lr, state.used) {
@@ -154,6 +159,7 @@ impl Vgic {
                 state.vmcr = ICH_VMCR_EL2.get();
                 read_aprs(*apr_words, &mut state.ap0r, &mut state.ap1r);
                 ICH_HCR_EL2.set(0);
+                ICC_SRE_EL2.set(SRE_OF_HOST);
             }
         }
     }
