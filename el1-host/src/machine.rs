@@ -66,6 +66,8 @@ pub struct Machine<'a> {
     pub timer_intid: u32,
     /// INTID of the virtual timer, the guests'.
     pub vtimer_intid: u32,
+    /// INTID of the GIC's maintenance interrupt: a guest's list registers have run empty.
+    pub maintenance_intid: u32,
     /// Where the bundle lies.
     pub initrd: Option<Range>,
     /// The command line.
@@ -80,12 +82,13 @@ impl<'a> Machine<'a> {
     pub fn read(tree: &Dtb<'a>) -> Result<Self, DtbError> {
         let chosen = tree.chosen()?;
         let timer = tree.timer()?;
-        let gic = match tree.gic()? {
-            Gic::V2 { gicd, gicc, .. } => {
-                Controller::V2 { distributor: gicd.into(), cpu: gicc.into() }
+        let (gic, maintenance_intid) = match tree.gic()? {
+            Gic::V2 { gicd, gicc, maintenance, .. } => {
+                (Controller::V2 { distributor: gicd.into(), cpu: gicc.into() }, maintenance)
             }
-            Gic::V3 { gicd, gicr, stride, .. } => {
-                Controller::V3 { distributor: gicd.into(), redistributors: gicr, stride }
+            Gic::V3 { gicd, gicr, stride, maintenance } => {
+                let distributor = gicd.into();
+                (Controller::V3 { distributor, redistributors: gicr, stride }, maintenance)
             }
         };
         let (ram, reserved) = memory(tree)?;
@@ -95,6 +98,7 @@ impl<'a> Machine<'a> {
             gic,
             timer_intid: timer.physical,
             vtimer_intid: timer.virt,
+            maintenance_intid,
             initrd: chosen.initrd.map(Range::from),
             bootargs: chosen.bootargs.unwrap_or_default(),
         })
@@ -137,6 +141,8 @@ mod tests {
             assert_eq!((voice.uart_intid, voice.psci_by_hvc), (Some(33), false));
             let machine = Machine::read(&tree(bytes)).unwrap();
             assert_eq!((machine.timer_intid, machine.vtimer_intid), (30, 27));
+            assert_eq!(machine.maintenance_intid, 25);
+            assert_eq!(machine.maintenance_intid, 25);
             assert_eq!(machine.ram.iter().next().map(|r| r.start), Some(0x4000_0000));
             let windows = match machine.gic {
                 Controller::V2 { distributor, cpu } => (2, distributor.start, cpu.start),
