@@ -672,11 +672,11 @@ mod tests {
                 v,
                 !v,
                 c && !z,
-                !(c && !z),
+                !c || z,
                 n == v,
                 n != v,
                 n == v && !z,
-                !(n == v && !z),
+                n != v || z,
                 true,
                 true,
             ];

@@ -286,7 +286,7 @@ mod tests {
     /// I1 and I2, and that each part is as large as it must be.
     fn assert_sound(plan: &Plan, ram: &MemMap, occupied: &Occupied<'_>, host: Geometry) {
         let all = plan.carve_out;
-        assert!(all.start() % BLOCK == 0 && all.end() % BLOCK == 0);
+        assert!(all.start().is_multiple_of(BLOCK) && all.end().is_multiple_of(BLOCK));
         assert!(ram.regions().any(|r| r.start() <= all.start() && all.end() <= r.end()));
         for (item, range) in occupied.items() {
             assert!(!range.overlaps(all), "{item:?}");

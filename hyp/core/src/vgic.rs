@@ -300,7 +300,7 @@ mod tests {
         for state in 1..4_u64 {
             for rest in (0..1 << 12_u64).step_by(if cfg!(miri) { 61 } else { 1 }) {
                 let (group, prio, eoi) = (rest & 1, (rest >> 1) & 0x1f, (rest >> 6) & 1);
-                let intid = [0, 1, 15, 16, 31, 32, 1018, 1019][(rest as usize >> 7) & 7];
+                let intid = [0, 1, 15, 16, 31, 32, 1018, 1019][((rest >> 7) & 7) as usize];
                 let source = if intid < 16 { rest >> 10 } else { 0 };
                 let lr = (state << 62)
                     | (group << 60)

@@ -365,7 +365,7 @@ fn wrprotect_checks_each_argument_and_says_how_far_it_came() {
         w.refuse(OutOfRange, Wrprotect, &[vm.handle, GUEST, nr]);
     }
     // Holes are skipped, whole tables at a time.
-    let nr = BEYOND - GUEST;
+    let nr = if cfg!(miri) { 1024 } else { BEYOND - GUEST };
     assert_eq!(w.call(Wrprotect, &[vm.handle, GUEST, nr]), Ret { x2: nr, ..Ret::default() });
     w.done(TlbFlushVmid, &[vm.handle]);
     for gfn in [GUEST, GUEST + 512] {
@@ -373,6 +373,8 @@ fn wrprotect_checks_each_argument_and_says_how_far_it_came() {
     }
 }
 
+/// 4096 entries: too many for Miri, which sees shorter ranges in the other tests.
+#[cfg(not(miri))]
 #[test]
 fn a_long_range_is_done_in_batches() {
     let mut w = World::new();
