@@ -85,6 +85,9 @@ pub enum Fatal {
     SError(u64),
     /// The vCPU is in an illegal state (ESR_EL2).
     Illegal(u64),
+    /// It jumped to memory that does not exist, and its exception vectors do not exist either: it
+    /// would take the same abort for ever. Where it jumped to last, and this vector.
+    Lost(u64, u64),
     /// The caller named a vCPU that does not exist.
     NoSuchVcpu,
 }
@@ -97,6 +100,10 @@ impl fmt::Display for Fatal {
             Self::Run(why) => write!(f, "EL2 refuses to run it: {why:?}"),
             Self::SError(esr) => write!(f, "SError while it ran, ESR {esr:#x}"),
             Self::Illegal(esr) => write!(f, "illegal state, ESR {esr:#x}"),
+            Self::Lost(pc, vector) => write!(
+                f,
+                "it jumped to unmapped memory at {pc:#x} and its vector at {vector:#x} is unmapped, too"
+            ),
             Self::NoSuchVcpu => f.write_str("no such vCPU"),
         }
     }
@@ -118,6 +125,9 @@ enum Reply {
     Undef,
 }
 
+/// No pc: A64 instructions are aligned.
+const NO_PC: u64 = u64::MAX;
+
 #[derive(Clone, Debug)]
 struct Vcpu {
     run_page: Pfn,
@@ -129,6 +139,8 @@ struct Vcpu {
     physical: Timer,
     /// The hardware's, as of the last exit.
     virt: Timer,
+    /// The last two pcs at which a fetch was answered with an abort; the older first.
+    lost: [u64; 2],
 }
 
 /// A VM.

@@ -188,7 +188,7 @@ impl Vgic {
         }
     }
 
-    /// GICD_IROUTER<n>, SPIs only. Interrupt_Routing_Mode is RAZ/WI: No1N.
+    /// `GICD_IROUTER<n>`, SPIs only. Interrupt_Routing_Mode is RAZ/WI: No1N.
     fn route(&self, offset: u64) -> Option<u64> {
         let intid = spi_of_route(offset).filter(|_| self.version == Version::V3)?;
         let n = bank_of(intid).checked_sub(1)?;

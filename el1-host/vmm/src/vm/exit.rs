@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use host_mirror::RunExit;
+use host_mirror::{Calls, RunExit};
 use hyp_abi::run::{self, Exit, exit_flags};
 use hyp_abi::{Ipa, Refusal, lr};
 
@@ -14,6 +14,8 @@ use crate::timer::Timer;
 
 /// ESR_EL2.ISS.TI of a trapped wait: WFI is 0; WFE, WFIT and WFET may return early.
 const WAIT_KIND: u64 = 3;
+/// Bits of an address within the exception vectors (DDI0487 D1.3.2: 2 KiB, aligned).
+const VECTORS: u64 = 0x7ff;
 
 impl Vm<'_> {
     /// Deals with the end of a run. `exit` is what `vcpu_run` answered.
@@ -93,11 +95,36 @@ impl Vm<'_> {
                 self.reply(idx, Reply::Complete(0))
             }
             Fault::ReadOnly => self.reply(idx, Reply::Abort),
+            Fault::Outside if access.fetch => self.jumped_away(host, idx),
             Fault::Outside => {
                 let reply = self.mmio(host, idx, ipa, exit);
                 self.reply(idx, reply)
             }
         }
+    }
+
+    /// A fetch where no memory is: an external abort. If that leads to a vector where no memory is
+    /// either, the guest would abort there for ever without an instruction between.
+    fn jumped_away<H: Host + ?Sized>(&mut self, host: &H, idx: usize) -> Action {
+        let Some(vcpu) = self.vcpus.get_mut(idx) else { return Action::Fatal(Fatal::NoSuchVcpu) };
+        let page = host.run_page(vcpu.run_page);
+        let pc = page.read(run::EXIT_PC);
+        let [before, last] = vcpu.lost;
+        if last == pc && host.vcpu_sync_state().is_ok() {
+            let sysreg = |name| {
+                let at = run::SYSREGS.iter().position(|n| *n == name)?;
+                Some(page.read(run::CTX_SYSREGS.saturating_add(at)))
+            };
+            let in_vectors =
+                sysreg("VBAR_EL1").is_some_and(|vbar| pc & !VECTORS == vbar & !VECTORS);
+            if in_vectors && sysreg("ELR_EL1") == Some(pc) {
+                return Action::Fatal(Fatal::Lost(before, pc));
+            }
+        }
+        if last != pc {
+            vcpu.lost = [last, pc];
+        }
+        self.reply(idx, Reply::Abort)
     }
 
     /// An HVC or SMC.

@@ -126,6 +126,7 @@ impl<'a> Vm<'a> {
                 reply: Reply::None,
                 physical: Timer::default(),
                 virt: Timer::default(),
+                lost: [super::NO_PC; 2],
             });
             let done = host.init_vcpu(handle, idx, run_page);
             done.map_err(|r| refused(Hypercall::InitVcpu, r))?;

@@ -244,6 +244,8 @@ fn an_access_that_the_syndrome_does_not_describe_is_an_abort() {
     let el2 = FakeEl2::new();
     let bytes = bundle("");
     let mut rig = Rig::new(&el2, &bytes);
+    // Not in the vectors, where a second fetch would be the last.
+    rig.set_word(0, run::EXIT_PC, UART);
     let at = |flags| RunExit { ipa: UART, flags, ..exit(Exit::Abort) };
     assert_eq!(rig.turn(at(exit_flags::WRITE)), (Action::Resume, ABORT));
     assert_eq!(rig.turn(at(exit_flags::S1PTW)), (Action::Resume, ABORT));
@@ -251,6 +253,34 @@ fn an_access_that_the_syndrome_does_not_describe_is_an_abort() {
     assert_eq!(rig.turn(at(exit_flags::FETCH | exit_flags::DECODED)), (Action::Resume, ABORT));
     assert_eq!(rig.turn(at(exit_flags::CACHE_OP | exit_flags::WRITE)), (Action::Resume, COMPLETE));
     assert!(rig.host.out.borrow().is_empty());
+}
+
+#[test]
+fn a_guest_without_a_vector_to_take_an_abort_is_lost_and_one_with_is_not() {
+    let el2 = FakeEl2::new();
+    let bytes = bundle("");
+    let mut rig = Rig::new(&el2, &bytes);
+    let sysreg = |name| run::CTX_SYSREGS + run::SYSREGS.iter().position(|n| *n == name).unwrap();
+    let fetch = |rig: &mut Rig<'_>, pc, elr, vbar| {
+        rig.set_word(0, run::EXIT_PC, pc);
+        rig.set_word(0, sysreg("ELR_EL1"), elr);
+        rig.set_word(0, sysreg("VBAR_EL1"), vbar);
+        let ipa = pc & 0xffff_ffff;
+        rig.turn(RunExit { ipa, flags: exit_flags::FETCH, ..exit(Exit::Abort) })
+    };
+    let goes_on = (Action::Resume, ABORT);
+    // The same jump again and again, into a handler that exists.
+    for _ in 0..3 {
+        assert_eq!(fetch(&mut rig, 0xdead_0000, 0xdead_0000, 0x4008_0000), goes_on);
+    }
+    // An absent vector is fetched once with another return address before all repeats itself.
+    assert_eq!(fetch(&mut rig, 0x200, 0xdead_0000, 0), goes_on);
+    assert_eq!(fetch(&mut rig, 0x200, 0xdead_0000, 0), goes_on);
+    let lost = Action::Fatal(Fatal::Lost(0xdead_0000, 0x200));
+    assert_eq!(fetch(&mut rig, 0x200, 0x200, 0).0, lost);
+    // Just outside the vectors it may be a handler's business.
+    assert_eq!(fetch(&mut rig, 0x800, 0x800, 0), goes_on);
+    assert_eq!(fetch(&mut rig, 0x800, 0x800, 0), goes_on);
 }
 
 #[test]

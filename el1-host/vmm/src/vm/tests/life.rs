@@ -236,11 +236,12 @@ fn every_reason_can_be_said() {
         Fatal::SError(0xbe00_0000).to_string(),
         Fatal::Illegal(1).to_string(),
         Fatal::NoSuchVcpu.to_string(),
+        Fatal::Lost(0xdead_0000, 0x200).to_string(),
         CreateError::OutOfFrames.to_string(),
         CreateError::Slot(BadSlot::Overlap).to_string(),
         CreateError::Tree(BadTree::TooLarge).to_string(),
         CreateError::Refused(Hypercall::InitVm, Refusal::NoMemory).to_string(),
     ];
     assert!(reasons.iter().all(|reason| reason.len() > 10));
-    assert!(reasons[1].contains("0x1000") && reasons[9].contains("init_vm"));
+    assert!(reasons[1].contains("0x1000") && reasons[10].contains("init_vm"));
 }
