@@ -51,7 +51,7 @@ pub struct Config<'a> {
     pub id_values: [u64; ID_REGISTERS.len()],
 }
 
-/// Why [`Hyp::new`] refused: what the boot code says contradicts itself.
+/// Why [`Hyp::new`](crate::Hyp::new) refused: what the boot code says contradicts itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigError {
     /// More list registers than any GIC has.

@@ -274,8 +274,8 @@ impl Esr {
     }
 }
 
-/// Condition of the next instruction of an IT block: IT[7:4] is its condition, IT[3:0] = 0 means
-/// outside a block (DDI0487 G1.8). In `SPSR_ELx` IT[7:2] is at 15:10, IT[1:0] at 26:25.
+/// Condition of the next instruction of an IT block: `IT[7:4]` is its condition, `IT[3:0]` = 0 means
+/// outside a block (DDI0487 G1.8). In `SPSR_ELx` `IT[7:2]` is at 15:10, `IT[1:0]` at 26:25.
 const fn it_condition(spsr: u64) -> u32 {
     let it = ((spsr >> 8) & 0xfc) | ((spsr >> 25) & 3);
     if it & 0xf == 0 { 0xe } else { ((it >> 4) & 0xf) as u32 }

@@ -13,7 +13,7 @@ pub mod pstate {
     pub const EL1T: u64 = 0b0100;
     /// EL1h.
     pub const EL1H: u64 = 0b0101;
-    /// All of the mode field, M[4:0].
+    /// All of the mode field, bits 4:0.
     pub const MODE: u64 = 0x1f;
     /// AArch32.
     pub const NRW: u64 = 1 << 4;

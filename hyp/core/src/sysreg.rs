@@ -1,6 +1,6 @@
 //! Which system registers a guest sees, and what becomes of a trapped access.
 //!
-//! Knows encodings (DDI0487 C5, D24) and the policy; [`crate::idreg`] has the fields of the ID
+//! Knows encodings (DDI0487 C5, D24) and the policy; `idreg` has the fields of the ID
 //! registers. Must not know a register's present value or how to read one.
 //!
 //! Rule: what is not named here is UNDEFINED to a guest. That covers, on purpose, the PMU, SPE,
