@@ -21,8 +21,8 @@ const SESSION: Duration = Duration::from_secs(24 * 3600);
 /// Start QEMU stopped at its first instruction, with gdb and all symbols loaded
 ///
 /// Addresses are physical ones: EL2 and the host shim run where they were loaded, the symbols of a
-/// guest payload are loaded for its guest addresses. Try `hbreak el2_main`, `continue`, `bt`. The
-/// console goes to a file whose name is printed; `quit` ends the machine as well.
+/// guest payload are loaded for its guest addresses. Try `hbreak hyp::el2::start`, `continue`,
+/// `bt`. The console goes to a file whose name is printed; `quit` ends the machine as well.
 #[derive(clap::Args)]
 pub struct Args {
     /// The guest: a program of tests/guests whose symbols are loaded too
