@@ -123,12 +123,14 @@ fn own_pages() {
     let (mut pages, mut wrong) = (0u64, 0u64);
     let (image, end) = start::image();
     let m = machine::get();
+    // A test machine need not have as much memory as it lends us: of a large one take samples.
+    let stride = if m.ram.1 > 1 << 30 { 61 } else { 1 };
     host::audit_host(|r| {
         if r.host != PageState::Owned {
             return;
         }
         pages += r.nr;
-        for pfn in r.pfn..r.pfn + r.nr {
+        for pfn in (r.pfn..r.pfn + r.nr).step_by(stride) {
             let pa = pfn << 12;
             let inside = (image..end).contains(&pa) || (m.dtb..m.dtb + m.dtb_size).contains(&pa);
             let va = mmu::window(pa, Attr::Normal) + 0xff8;
@@ -143,7 +145,7 @@ fn own_pages() {
         }
     });
     check!(pages > 1024, "the host has {pages} pages of its own");
-    check_eq!(wrong, 0, "and can read and write each of them");
+    check_eq!(wrong, 0, "and can read and write each of them (one in {stride} tried)");
     let all = m.ram.1 >> 12;
     let mut counted = 0;
     host::audit_host(|r| counted += r.nr);

@@ -5,7 +5,7 @@
 
 use hyp_abi::hcall::{BASE, MAX_VMS};
 use hyp_abi::run::{self, entry};
-use hyp_abi::{Hypercall, Refusal};
+use hyp_abi::{Hypercall, PageState, Refusal};
 
 use Hypercall as H;
 use Refusal::{Busy, Invalid, NoMemory, NotFound, NotPermitted, OutOfRange, Raced};
@@ -70,6 +70,7 @@ pub fn run() {
             s.nothing_loaded();
         }
     }
+    s.sharing();
     s.full();
     s.end();
     check_eq!(digest(&[]), clean, "after all that every page is the host's again");
@@ -444,6 +445,44 @@ impl Scene {
             self.refused("entry flags", H::VcpuRun, [0; 4], Invalid);
         }
         poke(flags, 0);
+    }
+
+    /// One page in two VMs and at two gfns: it is the host's alone again after the last.
+    fn sharing(&self) {
+        println!("one page, three mappings");
+        let state = |what: &str, shares: u64| {
+            let run = host::page_state(self.a_page);
+            let host = if shares == 0 { PageState::Owned } else { PageState::SharedOwned };
+            let found = run.map(|r| (r.host, r.hyp, r.shares, r.pins));
+            check_eq!(found, Some((host, PageState::NoPage, shares, 0)), "{what}: share count");
+        };
+        state("mapped once", 1);
+        self.a.load();
+        must(H::ShareGuest, [self.a_page, GFN + 1, 1, RWX]);
+        state("at two gfns", 2);
+        self.refused(
+            "gfn taken by itself",
+            H::ShareGuest,
+            [self.a_page, GFN, 1, RWX],
+            NotPermitted,
+        );
+        Vm::put();
+        self.b.load();
+        must(H::ShareGuest, [self.a_page, GFN + 1, 1, RWX]);
+        Vm::put();
+        state("in two VMs", 3);
+        for (what, which, args) in [
+            ("mapped", H::ShareHyp, [self.a_page, 0, 0, 0]),
+            ("mapped", H::UnshareHyp, [self.a_page, 0, 0, 0]),
+        ] {
+            self.refused(what, which, args, NotPermitted);
+        }
+        must(H::UnshareGuest, [self.a.handle, GFN, 1, 0]);
+        state("one taken back", 2);
+        must(H::UnshareGuest, [self.b.handle, GFN + 1, 1, 0]);
+        state("two taken back", 1);
+        must(H::UnshareGuest, [self.a.handle, GFN + 1, 1, 0]);
+        state("all taken back", 0);
     }
 
     /// Tables that run full.

@@ -17,6 +17,8 @@ pub mod fp;
 #[cfg(target_os = "none")]
 pub mod gic;
 #[cfg(target_os = "none")]
+pub mod halt;
+#[cfg(target_os = "none")]
 pub mod hcall;
 #[cfg(target_os = "none")]
 pub mod machine;
@@ -30,6 +32,8 @@ pub mod probe;
 pub mod psci;
 #[cfg(target_os = "none")]
 pub mod report;
+#[cfg(target_os = "none")]
+pub mod reset;
 #[cfg(target_os = "none")]
 pub mod spin;
 #[cfg(target_os = "none")]

@@ -15,6 +15,7 @@ mod memory;
 mod serial;
 mod timers;
 mod traps;
+mod user;
 
 use crate::machine::GicBases;
 use crate::{gic, machine, println, report};
@@ -23,11 +24,12 @@ use crate::{gic, machine, println, report};
 pub fn run() {
     let reference = machine::get().reference;
     println!("arch: {} machine", if reference { "reference" } else { "Redan" });
-    let parts: [(&str, fn()); 10] = [
+    let parts: [(&str, fn()); 11] = [
         ("boot protocol", boot::run),
         ("PSCI and SMCCC", calls::run),
         ("ID registers", ids::run),
         ("traps", traps::run),
+        ("EL0", user::run),
         ("memory", memory::run),
         ("interrupts", interrupts::run),
         ("GICv2", || only(false, gic2::run)),

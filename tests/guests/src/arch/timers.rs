@@ -137,6 +137,21 @@ fn one(gic: Gic, t: &Timer) {
     );
     (t.set_ctl)(0);
     gic.eoi(second);
+    // The same with the end in two steps.
+    gic.set_eoi_split(true);
+    let mut lost = 0;
+    for _ in 0..5 {
+        gic::forget();
+        (t.set_cval)((t.now)() + ms);
+        (t.set_ctl)(ENABLE);
+        gic::unmask(true);
+        lost += u32::from(!timer::wait(500, || gic::seen().count == 1));
+        gic::unmask(false);
+    }
+    check_eq!(lost, 0, "{name}: ticks arrive with EOImode 1 and DIR as well");
+    check!(!gic.is_active(t.ppi), "{name}: DIR leaves it inactive");
+    gic.set_eoi_split(false);
+    (t.set_ctl)(0);
     // WFI.
     let due = (t.now)() + 20 * ms;
     (t.set_cval)(due);

@@ -1,9 +1,7 @@
 //! Exceptions that the architecture defines, at the right vector with the right syndrome.
 
-use core::arch::global_asm;
-
 use crate::trap::{self, ec};
-use crate::{check, fp, mmu, read, try_insn, try_read, write};
+use crate::{check, fp, read, try_insn, try_read, write};
 
 pub fn run() {
     let kinds = [
@@ -11,7 +9,6 @@ pub fn run() {
         ("BRK traps with its immediate", try_insn!("brk #0x123"), ec::BRK, 0x123),
         ("SVC traps with its immediate", try_insn!("svc #0x321"), ec::SVC, 0x321),
         ("an unallocated register is undefined", try_insn!(".inst 0xd538ffe0"), ec::UNDEF, 0),
-        ("ERET to a bad state is no way out", try_insn!("udf #1"), ec::UNDEF, 0),
     ];
     for (name, outcome, class, low) in kinds {
         let fault = outcome.err();
@@ -22,7 +19,6 @@ pub fn run() {
     }
     higher_levels();
     floating_point();
-    el0();
     debug_registers();
 }
 
@@ -86,86 +82,6 @@ fn floating_point() {
     let read_back = read!("s3_3_c4_c4_1");
     write!("s3_3_c4_c4_1", 0);
     check!(trap::disarm().is_none() && read_back & 0x9f == 0x9f, "FPSR keeps what is written");
-}
-
-// A few instructions for EL0; each ends by an exception to EL1.
-global_asm!(
-    ".global guest_enter_el0",
-    "guest_enter_el0: msr elr_el1, x0",
-    "msr spsr_el1, xzr",
-    "isb",
-    "eret",
-    ".global guest_el0_back",
-    "guest_el0_back: ret",
-    ".balign 64",
-    ".global guest_el0_svc",
-    "guest_el0_svc: svc #0x77",
-    ".balign 64",
-    ".global guest_el0_daif",
-    "guest_el0_daif: msr daifset, #2",
-    "svc #0",
-    ".balign 64",
-    ".global guest_el0_hvc",
-    "guest_el0_hvc: hvc #0",
-    "svc #0",
-    ".balign 64",
-    ".global guest_el0_wild",
-    "guest_el0_wild: mov x9, #0x1000",
-    "br x9",
-    ".balign 64",
-    ".global guest_el0_load",
-    "guest_el0_load: mov x9, #0x40000000",
-    "ldr x9, [x9]",
-    "svc #0",
-);
-unsafe extern "C" {
-    fn guest_enter_el0(target: u64);
-    fn guest_el0_back();
-    fn guest_el0_svc();
-    fn guest_el0_daif();
-    fn guest_el0_hvc();
-    fn guest_el0_wild();
-    fn guest_el0_load();
-}
-
-type Code = unsafe extern "C" fn();
-
-fn el0() {
-    let at_el0 = trap::SYNC_EL0;
-    let svc = run_el0(guest_el0_svc as Code as usize as u64);
-    check!(
-        svc.is_some_and(|f| f.kind == at_el0 && f.ec() == ec::SVC && f.esr & 0xffff == 0x77),
-        "SVC at EL0 arrives at EL1's lower-EL vector"
-    );
-    let daif = run_el0(guest_el0_daif as Code as usize as u64);
-    check!(
-        daif.is_some_and(|f| f.kind == at_el0 && f.ec() == ec::SYSREG),
-        "EL0 cannot mask interrupts"
-    );
-    let hvc = run_el0(guest_el0_hvc as Code as usize as u64);
-    check!(hvc.is_some_and(|f| f.kind == at_el0 && f.ec() == ec::UNDEF), "HVC is undefined at EL0");
-    let wild = run_el0(guest_el0_wild as Code as usize as u64);
-    check!(
-        wild.is_some_and(|f| f.kind == at_el0 && f.ec() == ec::FETCH_EL0 && f.far == 0x1000),
-        "a bad jump at EL0 aborts with its address"
-    );
-    let load = run_el0(guest_el0_load as Code as usize as u64);
-    check!(
-        load.is_some_and(|f| f.kind == at_el0 && f.ec() == 0x24 && f.far == 0x4000_0000),
-        "EL0 cannot read EL1's memory"
-    );
-    mmu::allow_el0(1, false);
-}
-
-fn run_el0(code: u64) -> Option<trap::Fault> {
-    mmu::allow_el0((code >> 30) as usize, true);
-    let target = mmu::in_window(code);
-    trap::arm_landing(guest_el0_back as Code as usize as u64);
-    // SAFETY:
-    // 1. The code at `target` ends by an exception, whose landing is a `ret` to here; it changes
-    //    x9 only.
-    unsafe { guest_enter_el0(target) }
-    trap::disarm()
 }
 
 macro_rules! readable {
