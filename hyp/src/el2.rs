@@ -17,12 +17,12 @@ use hyp_sync::Once;
 use crate::arch::bringup;
 use crate::arch::cpu::{self, Features};
 use crate::arch::gic::Vgic;
-use crate::arch::mmu::{Map, MapError};
-use crate::arch::{boot, idreg, smc};
+use crate::arch::{boot, idreg, mmu, smc};
 use crate::board::{Board, QemuVirt};
 use crate::machine::Hw;
 use crate::panic;
 use crate::payload::{Payload, PayloadError};
+use crate::stage1::{Map, MapError};
 use crate::survey::{self, Interrupts, Memory};
 
 /// Widest IPA space in use: with 40 bits stage 2 begins at level 1, by concatenated roots.
@@ -43,7 +43,7 @@ pub fn vgic() -> &'static Vgic {
 
 /// The first Rust code: MMU and caches are on, only the image is mapped.
 pub fn start(dtb: u64) -> ! {
-    let mut map = Map::early();
+    let mut map = mmu::early();
     bringup::guess_console(&mut map, QemuVirt::FALLBACK_UART);
     match bringup::with_device_tree(&mut map, dtb, |map, tree| boot_with(map, tree, dtb)) {
         Ok(entry) => bringup::enter_host(entry, dtb),
@@ -76,7 +76,8 @@ fn boot_with(map: &mut Map, tree: &Dtb<'_>, dtb: u64) -> Result<u64, BootError> 
     let hw = bringup::take_over(&memory, devices)?;
     let vgic = interrupts.gich.map_or_else(Vgic::v3, bringup::gicv2);
     let size = vgic.size();
-    log::info!("GIC {:?}, {} list registers", interrupts.gic, size.list_registers);
+    let version = if interrupts.gich.is_some() { 2 } else { 3 };
+    log::info!("GICv{version}, {} list registers", size.list_registers);
     VGIC.call_once(|| vgic);
     let root = memory.plan.host_root.iter().next().map(TablePfn::new);
     let root = root.ok_or(BootError::AddressBits(ipa_bits))?;

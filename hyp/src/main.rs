@@ -26,6 +26,8 @@ mod machine;
 mod panic;
 #[cfg(target_os = "none")]
 mod payload;
+#[cfg(any(test, target_os = "none"))]
+mod stage1;
 #[cfg(target_os = "none")]
 mod survey;
 #[cfg(target_os = "none")]

@@ -7,7 +7,7 @@ use hyp_core::memmap::MemMap;
 
 use crate::arch::boot;
 use crate::arch::bringup;
-use crate::arch::mmu::{Map, MapError};
+use crate::stage1::{Map, MapError};
 
 /// An arm64 Image must begin at a multiple of this (with a text offset of 0).
 const ALIGN: u64 = 2 << 20;

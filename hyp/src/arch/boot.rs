@@ -7,6 +7,7 @@ use core::arch::global_asm;
 
 use super::mmu;
 use crate::board::Board;
+use crate::stage1;
 
 /// HCR_EL2 until the host runs: EL1 is AArch64, E2H = 0.
 const HCR_BOOT: u64 = 1 << 31;
@@ -22,7 +23,7 @@ global_asm!(
     SCTLR_ON = const SCTLR_ON,
     TCR = const mmu::TCR,
     MAIR = const mmu::MAIR,
-    BLOCK_NORMAL = const mmu::EARLY_BLOCK,
+    BLOCK_NORMAL = const stage1::WRITABLE_CODE,
     EARLY_TABLES = sym mmu::EARLY,
     START = sym start,
     UART = const crate::board::QemuVirt::FALLBACK_UART,

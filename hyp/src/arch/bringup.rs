@@ -13,11 +13,11 @@ use hyp_s2::{Regime, TablePfn};
 use super::boot::{self, Part};
 use super::cpu::{self, Features, Traps};
 use super::gic::Vgic;
-use super::mmu::{Kind, Map, MapError};
 use super::percpu::{self, PerCpu};
-use super::{cache, switch, timer, vectors};
+use super::{cache, mmu, switch, timer, vectors};
 use crate::el2::BootError;
 use crate::machine::Hw;
+use crate::stage1::{Kind, Map, MapError};
 use crate::survey::Memory;
 use crate::{console, heap};
 
@@ -31,6 +31,13 @@ fn around(start: u64, size: u64) -> Result<Part, MapError> {
     PageRange::outward(start, size).map(bytes_of).ok_or(MapError::Range)
 }
 
+/// Adds to the map in use.
+fn add_now(map: &mut Map, part: Part, kind: Kind) -> Result<(), MapError> {
+    map.add(part, kind)?;
+    mmu::publish();
+    Ok(())
+}
+
 /// Lets `f` read memory that is in no final map yet.
 fn peek<X>(
     map: &mut Map,
@@ -39,7 +46,7 @@ fn peek<X>(
     kind: Kind,
     f: impl FnOnce(&[u8]) -> X,
 ) -> Result<X, MapError> {
-    map.add(around(at, size)?, kind)?;
+    add_now(map, around(at, size)?, kind)?;
     // SAFETY:
     // 1. The bytes are mapped, just now, and not at address zero (an address space that has one
     //    would make the reference null).
@@ -60,7 +67,7 @@ pub fn with_device_tree<X>(
         return Err(BootError::NoDeviceTree(pa));
     }
     let size = peek(map, pa, HEADER_BYTES as u64, Kind::Data, header_size)?? as u64;
-    map.add(around(pa, size)?, Kind::Data)?;
+    add_now(map, around(pa, size)?, Kind::Data)?;
     // SAFETY: as in `peek`, and the pages are writable.
     let bytes = unsafe { core::slice::from_raw_parts_mut(pa as *mut u8, size as usize) };
     if strip_nops(bytes)? > 0 {
@@ -83,7 +90,7 @@ pub fn header(map: &mut Map, pa: u64) -> Result<[u64; 8], MapError> {
 
 /// Errors are told to a PL011 that may be at `pa`, until the device tree has been read.
 pub fn guess_console(map: &mut Map, pa: u64) {
-    if around(pa, PAGE_SIZE).and_then(|page| map.add(page, Kind::Device)).is_ok() {
+    if around(pa, PAGE_SIZE).and_then(|page| add_now(map, page, Kind::Device)).is_ok() {
         // SAFETY: 1. It is mapped as device memory, 2. which is not used unless the boot fails.
         unsafe { console::guess(pa) };
     }
@@ -95,7 +102,7 @@ pub fn use_console(map: &mut Map, pa: Option<u64>) -> Result<(), MapError> {
         console::close();
         return Ok(());
     };
-    map.add(around(pa, PAGE_SIZE)?, Kind::Device)?;
+    add_now(map, around(pa, PAGE_SIZE)?, Kind::Device)?;
     // SAFETY: 1. The device tree says that it is one; 2. the final map keeps it.
     unsafe { console::open(pa) };
     Ok(())
@@ -106,7 +113,7 @@ pub fn take_over(
     memory: &Memory,
     devices: impl IntoIterator<Item = Option<Region>>,
 ) -> Result<Hw, MapError> {
-    let mut map = Map::last();
+    let mut map = mmu::last();
     map.add(boot::text(), Kind::Text)?;
     map.add(boot::rodata(), Kind::RoData)?;
     for part in [boot::data(), boot::stack(), boot::emergency_stack()] {
@@ -123,7 +130,7 @@ pub fn take_over(
         map.add(around(device.base, device.size)?, Kind::Device)?;
     }
     // SAFETY: 1. Above are the image, both stacks, all RAM and the devices that EL2 uses.
-    unsafe { map.activate() };
+    unsafe { mmu::activate(&map) };
     // SAFETY: 1. RAM is mapped. 2. Parts of a plan are disjoint from each other and from all else
     //    that is in use (`hyp_core::plan`, I1 and I2), and this one is named nowhere else.
     unsafe { heap::init(memory.plan.heap) };

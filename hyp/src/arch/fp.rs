@@ -1,8 +1,8 @@
 //! Floating point and SIMD registers, switched lazily.
 //!
-//! The image itself is compiled without them. They belong to the host until a guest uses them
-//! ([`to_guest`]), then stay the guest's, over exits and runs, until the host uses them or the vCPU
-//! is put ([`to_host`]); whoever does not own them traps by CPTR_EL2.TFP.
+//! The image itself is compiled without them. They belong to the host until a guest uses them, then
+//! stay the guest's, over exits and runs, until the host uses them or the vCPU is put; whoever does
+//! not own them traps by CPTR_EL2.TFP. `crate::trap` keeps that account, here are the registers.
 
 use core::arch::asm;
 use core::mem::offset_of;

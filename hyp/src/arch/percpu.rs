@@ -50,13 +50,14 @@ pub unsafe fn init(state: PerCpu) {
     }
 }
 
-/// This CPU's state, for the length of one exception from EL1.
+/// Uses this CPU's state.
 ///
 /// # Safety
 /// Called once for each exception from a lower level: EL2 takes no exception from itself and
-/// returns from, so this cannot happen twice at one time.
-pub unsafe fn this() -> &'static mut PerCpu {
+/// returns from it, so two uses never overlap.
+pub unsafe fn with<X>(f: impl FnOnce(&mut PerCpu) -> X) -> X {
     let slot = SLOTS.get(number()).expect("CPU number");
     // SAFETY: 1. Only this CPU uses the slot, 2. and the caller says that it does not now.
-    unsafe { &mut *slot.0.get() }.as_mut().expect("CPU state")
+    let state = unsafe { &mut *slot.0.get() };
+    f(state.as_mut().expect("CPU state"))
 }

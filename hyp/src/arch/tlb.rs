@@ -24,8 +24,8 @@ macro_rules! tlbi {
     };
 }
 
-/// IPA bits as the instruction takes them: IPA[47:12] in bits 35:0. No level hint: it needs
-/// FEAT_TTL and gains little here.
+/// The IPA's page number, which the instruction takes in bits 35:0. No level hint: it needs FEAT_TTL
+/// and gains little here.
 fn operand(ipa: Ipa) -> u64 {
     ipa.frame().raw()
 }

@@ -73,9 +73,9 @@ pub unsafe fn enter_host(pc: u64, x0: u64) -> ! {
 
 /// A synchronous exception from the host.
 extern "C" fn host_sync(frame: &mut Frame) {
+    let (esr, far, hpfar) = (Esr::new(ESR_EL2.get()), FAR_EL2.get(), HPFAR_EL2.get());
     // SAFETY: 1. This is the one use for this exception.
-    let cpu = unsafe { percpu::this() };
-    trap::host_sync(cpu, frame, Esr::new(ESR_EL2.get()), FAR_EL2.get(), HPFAR_EL2.get());
+    unsafe { percpu::with(|cpu| trap::host_sync(cpu, frame, esr, far, hpfar)) }
 }
 
 /// An interrupt or SError while the host runs: HCR_EL2 routes none to EL2 then.
