@@ -11,19 +11,23 @@
 
 use hyp_abi::{PageState, Refusal};
 
+use crate::bits::{flag, union};
+
 /// A page's metadata. All zero: the host's own, exclusively.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Word(u64);
 
 const HYP_SHIFT: u32 = 2;
-const STATE_MASK: u64 = 3;
+/// Both states.
+const STATES: u64 = 0xf;
 /// EL2's state is stored complemented, so that zero means `NoPage`.
 const HYP_COMPLEMENT: u64 = 3;
 /// The page is in a free list of EL2's.
 const FREE: u64 = 1 << 4;
 const PINS_SHIFT: u32 = 16;
-const PINS_MASK: u64 = 0xffff << PINS_SHIFT;
+const PINS: u64 = 0xffff << PINS_SHIFT;
 const SHARES_SHIFT: u32 = 32;
+const SHARES: u64 = 0xffff_ffff << SHARES_SHIFT;
 
 impl Word {
     /// EL2's page, in no free list, without table entries.
@@ -57,7 +61,7 @@ impl Word {
     /// How often it is pinned (or, for a table page of EL2's, its entry count).
     #[must_use]
     pub const fn pins(self) -> u16 {
-        ((self.0 & PINS_MASK) >> PINS_SHIFT) as u16
+        ((self.0 & PINS) >> PINS_SHIFT) as u16
     }
     /// Whether it is in a free list of EL2's.
     #[must_use]
@@ -65,22 +69,26 @@ impl Word {
         self.0 & FREE != 0
     }
 
+    /// The same word with other bits in one field.
+    const fn replaced(self, field: u64, bits: u64) -> Self {
+        Self(union(&[self.0 & !field, bits]))
+    }
     const fn with(self, host: PageState, hyp: PageState) -> Self {
-        let states = host.bits() | ((hyp.bits() ^ HYP_COMPLEMENT) << HYP_SHIFT);
-        Self(self.0 & !(STATE_MASK | STATE_MASK << HYP_SHIFT) | states)
+        let hyp = (hyp.bits() ^ HYP_COMPLEMENT) << HYP_SHIFT;
+        self.replaced(STATES, union(&[host.bits(), hyp]))
     }
     /// The same word with this number of pins, or table entries.
     #[must_use]
     pub const fn with_pins(self, pins: u16) -> Self {
-        Self(self.0 & !PINS_MASK | (pins as u64) << PINS_SHIFT)
+        self.replaced(PINS, (pins as u64) << PINS_SHIFT)
     }
     const fn with_shares(self, shares: u32) -> Self {
-        Self(self.0 & 0xffff_ffff | (shares as u64) << SHARES_SHIFT)
+        self.replaced(SHARES, (shares as u64) << SHARES_SHIFT)
     }
     /// The same word, in a free list or in none.
     #[must_use]
     pub const fn with_free(self, free: bool) -> Self {
-        Self(if free { self.0 | FREE } else { self.0 & !FREE })
+        self.replaced(FREE, flag(free, FREE))
     }
     const fn is(self, host: PageState, hyp: PageState) -> bool {
         self.host() as u8 == host as u8 && self.hyp() as u8 == hyp as u8
