@@ -194,6 +194,14 @@ impl Private {
         Ok(parse_candidate(&Task::new("apt-cache policy", cmd, QUICK).stdout()?))
     }
 
+    /// The version that `suite` has.
+    pub fn version_in(&self, package: &str, suite: &str) -> Result<Option<String>> {
+        let mut cmd = self.command("apt-cache");
+        cmd.args(["madison", package]);
+        let text = Task::new("apt-cache madison", cmd, QUICK).stdout()?;
+        Ok(parse_madison(&text, suite))
+    }
+
     /// Packages that `package` depends on.
     pub fn depends(&self, package: &str) -> Result<Vec<String>> {
         let mut cmd = self.command("apt-cache");
@@ -228,6 +236,17 @@ impl Private {
         cmd.env("APT_CONFIG", self.dir.join("apt.conf")).env("LC_ALL", "C");
         cmd
     }
+}
+
+/// The version of a package that `suite` has, from the output of `apt-cache madison`.
+#[must_use]
+pub fn parse_madison(madison: &str, suite: &str) -> Option<String> {
+    madison.lines().find_map(|line| {
+        let mut columns = line.split('|').map(str::trim);
+        let (_, version, place) = (columns.next()?, columns.next()?, columns.next()?);
+        let found = place.split_whitespace().nth(1)?;
+        (found.split('/').next() == Some(suite)).then(|| version.to_owned())
+    })
 }
 
 /// The `Candidate:` of `apt-cache policy`.
@@ -348,6 +367,15 @@ mirror://b/tools/ nodistro main
     fn the_candidate_is_read_and_none_is_none() {
         assert_eq!(parse_candidate("q:\n  Candidate: 1:10.0\n"), Some("1:10.0".into()));
         assert_eq!(parse_candidate("q:\n  Candidate: (none)\n"), None);
+    }
+
+    #[test]
+    fn the_version_of_one_suite_is_told_from_those_of_others() {
+        let table = " q | 1:10.0 | mirror://a/debian bookworm-backports/main amd64 Packages\n \
+                     q | 1:7.2 | mirror://a/debian bookworm/main amd64 Packages\n";
+        assert_eq!(parse_madison(table, "bookworm"), Some("1:7.2".into()));
+        assert_eq!(parse_madison(table, "bookworm-backports"), Some("1:10.0".into()));
+        assert_eq!(parse_madison(table, "trixie"), None);
     }
 
     #[test]

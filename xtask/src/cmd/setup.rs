@@ -142,8 +142,12 @@ fn for_all(root: &Root) -> Result<bool> {
         add_backports(root, &archive, &suite)?;
         root.apt_get(&["update"])?;
     }
-    // Named one by one: `-t` would let libraries of a running system move as well.
-    let packages = from_suite(&suite);
+    let mut cmd = Command::new("apt-cache");
+    cmd.args(["madison", PACKAGES[0]]).env("LC_ALL", "C");
+    let table = Task::new("apt-cache madison", cmd, QUICK).stdout()?;
+    let Some(packages) = new_enough(apt::parse_madison(&table, &suite)) else {
+        return Ok(false);
+    };
     let mut words = vec!["install", "-y", "--no-install-recommends"];
     words.extend(packages.iter().map(String::as_str));
     let _step = Step::new(&format!("installing {} by apt", packages.join(" ")));
@@ -151,8 +155,11 @@ fn for_all(root: &Root) -> Result<bool> {
     Ok(true)
 }
 
-fn from_suite(suite: &str) -> Vec<String> {
-    PACKAGES.iter().map(|package| format!("{package}/{suite}")).collect()
+/// The three packages with their version, if that is new enough. By version, because `-t SUITE`
+/// and `package/SUITE` let libraries come from backports as well.
+fn new_enough(version: Option<String>) -> Option<Vec<String>> {
+    let version = version.filter(|v| Version::parse(v).is_some_and(|v| v >= NEEDED))?;
+    Some(PACKAGES.iter().map(|package| format!("{package}={version}")).collect())
 }
 
 /// What the system's apt would install.
@@ -207,7 +214,8 @@ fn privately() -> Result<Qemu> {
             apt = Private::new(&dir.join("apt"), None, &sources, &archive.keyring)?;
             apt.update()?;
         }
-        packages = from_suite(&suite);
+        let version = apt.version_in(PACKAGES[0], &suite)?;
+        packages = new_enough(version).with_context(advice)?;
     }
     install_private(&apt, &packages, &dir)?;
     found()
@@ -231,12 +239,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_three_packages_come_from_backports() {
+    fn only_the_three_packages_come_from_backports_and_only_if_new_enough() {
+        let packages = new_enough(Some("1:10.0.2+ds-2~bpo12+1".into())).unwrap().join(" ");
         assert_eq!(
-            from_suite("bookworm-backports").join(" "),
-            "qemu-system-arm/bookworm-backports qemu-system-common/bookworm-backports \
-             qemu-system-data/bookworm-backports"
+            packages,
+            "qemu-system-arm=1:10.0.2+ds-2~bpo12+1 qemu-system-common=1:10.0.2+ds-2~bpo12+1 \
+             qemu-system-data=1:10.0.2+ds-2~bpo12+1"
         );
+        assert_eq!(new_enough(Some("1:8.2.1".into())), None);
+        assert_eq!(new_enough(None), None);
     }
 
     #[test]
