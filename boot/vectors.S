@@ -84,7 +84,8 @@ hyp_serror_from_el2:
     cmp     x0, x1
     b.hi    1f
     mrs     x1, elr_el1
-    mov     x0, #{EXIT_SERROR}      // what hyp_guest_exit returns instead of its own code
+    mov     x0, #{EXIT_SERROR}      // what hyp_guest_exit returns instead of its own code,
+    mrs     x5, esr_el2             // with this syndrome
     eret_sb
 1:  mov     x1, sp
     mov     x0, #3
@@ -228,7 +229,7 @@ hyp_guest_exit:
     stp     x2, x3, [x1]
 
     // An SError that the guest caused must be the guest's: take it here, while HCR_EL2.AMO is set.
-    // Taking it overwrites the syndrome registers, which belong to the exit.
+    // Taking it overwrites registers that belong to the exit, or to the guest.
     dsb     sy
     isb
     mrs     x2, isr_el1
