@@ -1,0 +1,45 @@
+//! The end of a run: nothing found, or the first thing that was.
+
+use core::fmt::Arguments;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::{machine, println, psci};
+
+/// Hypercalls so far.
+pub static CALLS: AtomicU64 = AtomicU64::new(0);
+/// The seed.
+pub static SEED: AtomicU64 = AtomicU64::new(0);
+
+/// The number after `key` on the command line.
+pub fn option(key: &str) -> Option<u64> {
+    word(key)?.parse().ok()
+}
+
+fn word(key: &str) -> Option<&'static str> {
+    machine::bootargs().split(' ').find_map(|w| w.strip_prefix(key))
+}
+
+/// Something was found: says what, and ends the machine.
+pub fn found(what: Arguments<'_>) -> ! {
+    println!("FOUND at call {}, seed {}: {what}", CALLS.load(Relaxed), SEED.load(Relaxed));
+    end(format_args!("FAILED {what}"))
+}
+
+/// Ends the machine with a verdict that carries the run's nonce (docs/architecture.md).
+pub fn end(verdict: Arguments<'_>) -> ! {
+    println!("[host] redan {}: {verdict}", word("redan.nonce=").unwrap_or("-"));
+    psci::system_off();
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
+/// `ensure!(condition, "what was found otherwise", ...)`.
+#[macro_export]
+macro_rules! ensure {
+    ($cond:expr, $($sentence:tt)+) => {
+        if !$cond {
+            $crate::host_attack::finding::found(format_args!($($sentence)+));
+        }
+    };
+}

@@ -1,0 +1,222 @@
+//! The specification beside the implementation: every hypercall is answered by both, and the
+//! answers and what the audit calls show must agree.
+//!
+//! The specification is `hyp-model`, the same that judges `hyp-core` on a PC. Its RAM is the pages
+//! in play; of the rest of the machine the attacker names only what no host may have.
+
+use alloc::vec;
+use core::sync::atomic::Ordering::Relaxed;
+
+use hyp_abi::hcall::{FEATURE_GICV2, MAX_VMS};
+use hyp_abi::{Gfn, Handle, Hypercall, PageState, Pfn, Ret};
+use hyp_model::{Answer as Expected, Call, Page, Phase, State, Vm, World, step};
+
+use super::canary::{PAGES, Pages, Set};
+use super::finding::CALLS;
+use crate::hcall::{self, Answer};
+use crate::host::{self, Run};
+use crate::{ensure, machine};
+
+/// Entries of a vCPU's memcache.
+const MEMCACHE: usize = 32;
+/// What the implementation and the architecture do not say is "shared, not owned".
+const BORROWED: u64 = PageState::SharedBorrowed.bits() << 8;
+
+/// Both sides.
+pub struct Oracle {
+    /// The specification's state.
+    pub state: State,
+    /// Contents of the pages in play.
+    pub pages: Pages,
+    /// For each slot, the pages that its VM ever had.
+    pub seen: [Set; MAX_VMS],
+    last_handle: [u64; MAX_VMS],
+    /// Digest of the ownership of all other pages.
+    outside: u64,
+}
+
+impl Oracle {
+    /// At the start, when every page is the host's but EL2's own.
+    pub fn new() -> Self {
+        let pages = Pages::new();
+        let a = hcall::call(Hypercall::Features, [0; 4]);
+        let gicv2 = a.x1 as u64 & FEATURE_GICV2 != 0;
+        let ram = Pfn::new(pages.pfn(0)).map(|first| (first, PAGES as u64));
+        let world = World {
+            ram: ram.into_iter().collect(),
+            guest_pages: 1 << (a.rest[0].clamp(32, 48) - 12),
+            gicv: gicv_base().filter(|_| gicv2).and_then(|at| Pfn::new(at >> 12)),
+            cpus: 1,
+            memcache: MEMCACHE,
+        };
+        let state = State::boot(world, vec![]);
+        let outside = outside(&pages, |_, _| {});
+        let (seen, last_handle) = ([Set::default(); MAX_VMS], [0; MAX_VMS]);
+        Self { state, pages, seen, last_handle, outside }
+    }
+
+    /// A hypercall by name.
+    pub fn call(&mut self, which: Hypercall, args: [u64; 4]) -> Answer {
+        self.raw(which.function_id(), args)
+    }
+
+    /// Any hypercall. Of an accepted `vcpu_run` only the acceptance is judged here.
+    pub fn raw(&mut self, id: u64, args: [u64; 4]) -> Answer {
+        CALLS.fetch_add(1, Relaxed);
+        let answer = hcall::raw(id, args);
+        let [x2, x3, x4, x5] = answer.rest;
+        let seen = Ret { x1: answer.x1, x2, x3, x4, x5 };
+        let [a, b, c, d] = args;
+        let (after, expected) = step(&self.state, Call { cpu: 0, regs: [id, a, b, c, d] }, seen);
+        let right = match expected {
+            Expected::NotSupported => answer.x0 == u64::MAX && seen == Ret::default(),
+            Expected::Ret(ret) => answer.x0 == 0 && seen == ret,
+            Expected::Run | Expected::Reads => answer.x0 == 0,
+        };
+        let name = Hypercall::from_function_id(id).map_or("an unknown function", Hypercall::name);
+        ensure!(right, "{name}({id:#x}){args:x?} answered {answer:x?}, expected {expected:x?}");
+        let before = core::mem::replace(&mut self.state, after);
+        if seen.x1 >= 0 && answer.x0 == 0 {
+            self.happened(Hypercall::from_function_id(id), seen.x1 as u64, args, &before);
+        }
+        for page in [a, c] {
+            self.check_page(page);
+        }
+        answer
+    }
+
+    fn happened(&mut self, which: Option<Hypercall>, x1: u64, args: [u64; 4], before: &State) {
+        match which {
+            Some(Hypercall::ReserveVm) => {
+                let slot = Handle::from_raw(x1).index() % MAX_VMS;
+                let fresh = x1 > self.last_handle[slot];
+                ensure!(fresh, "handle {x1:#x} is not new in its slot");
+                self.last_handle[slot] = x1;
+                self.seen[slot] = Set::default();
+            }
+            Some(Hypercall::ShareGuest) => {
+                let page = self.pages.index(args[0]);
+                if let (Some((slot, _)), Some(page)) = (self.state.loaded(0), page) {
+                    self.seen[slot].insert(page);
+                }
+            }
+            Some(Hypercall::ReclaimVmPage | Hypercall::FinalizeTeardownVm) => self.came_back(before),
+            _ => {}
+        }
+    }
+
+    /// Every page that EL2 has given back is zero, and gets its canaries again.
+    fn came_back(&mut self, before: &State) {
+        for (pfn, page) in &before.pages {
+            if *page == Page::EL2
+                && self.state.page(*pfn) == Page::HOST
+                && let Some(page) = self.pages.index(pfn.raw())
+            {
+                self.pages.verify_zero(page);
+                self.pages.fill(page);
+            }
+        }
+    }
+
+    /// Compares one page of those in play.
+    fn check_page(&self, pfn: u64) {
+        if self.pages.index(pfn).is_none() {
+            return;
+        }
+        let a = hcall::call(Hypercall::AuditHost, [pfn, 0, 0, 0]);
+        let [first, states, counts, _] = a.rest;
+        let found = (PageState::from_bits(states), PageState::from_bits(states >> 8), counts);
+        let page = Pfn::new(pfn).map_or(Page::HOST, |pfn| self.state.page(pfn));
+        let expected = (page.host, page.hyp, u64::from(page.shares) | u64::from(page.pins) << 32);
+        ensure!(
+            first == pfn && found == expected,
+            "page {pfn:#x} is {found:x?} at {first:#x}, expected {expected:x?}"
+        );
+    }
+
+    /// Compares everything that the audit calls show, and all contents.
+    pub fn check_all(&mut self) {
+        if let Some(broken) = hyp_model::broken(&self.state) {
+            ensure!(false, "the specification's own state is illegal: {broken}");
+        }
+        let mut counted = 0;
+        let digest = outside(&self.pages, |pfn, run| {
+            counted += 1;
+            let page = Pfn::new(pfn).map_or(Page::HOST, |pfn| self.state.page(pfn));
+            let found = (run.host, run.hyp, run.shares, run.pins);
+            let expected = (page.host, page.hyp, u64::from(page.shares), u64::from(page.pins));
+            ensure!(found == expected, "page {pfn:#x} is {found:x?}, expected {expected:x?}");
+        });
+        ensure!(counted == PAGES, "{counted} of {PAGES} pages are in the audit");
+        ensure!(digest == self.outside, "the ownership of a page out of play has changed");
+        for vm in self.state.slots.iter().flatten().filter(|vm| vm.phase != Phase::Reserved) {
+            check_vm(vm);
+        }
+        for page in 0..PAGES {
+            let is_el2s = |pfn| self.state.page(pfn) == Page::EL2;
+            if !Pfn::new(self.pages.pfn(page)).is_some_and(is_el2s) {
+                self.pages.verify(page);
+            }
+        }
+    }
+
+    /// The guest that just ran has touched pages; that is its right, and young they are.
+    pub fn note_young(&mut self, slot: usize) {
+        let Some(vm) = self.state.slots.get_mut(slot).and_then(Option::as_mut) else { return };
+        let maps = &mut vm.maps;
+        host::audit_vm(vm.handle.raw(), |gfn, _, nr, attrs| {
+            for map in (gfn..gfn + nr).filter_map(Gfn::new) {
+                if let Some(map) = maps.get_mut(&map) {
+                    map.young |= attrs >> 16 & 1 != 0;
+                }
+            }
+        });
+    }
+}
+
+/// Compares a VM's stage 2, its size and its rights.
+fn check_vm(vm: &Vm) {
+    let mut counted = 0;
+    host::audit_vm(vm.handle.raw(), |gfn, pfn, nr, attrs| {
+        for n in 0..nr {
+            counted += 1;
+            let map = Gfn::new(gfn + n).and_then(|gfn| vm.maps.get(&gfn));
+            let expected = map.map(|m| {
+                let flags = u64::from(m.young) << 16 | u64::from(m.device) << 17;
+                (m.pfn.raw(), m.prot.bits() | BORROWED | flags)
+            });
+            let found = Some((pfn + n, attrs));
+            ensure!(found == expected, "gfn {gfn:#x}+{n} is {found:x?}, expected {expected:x?}");
+        }
+    });
+    let known = vm.maps.len();
+    ensure!(counted == known, "{counted} pages are mapped, expected {known}");
+}
+
+/// A digest of the ownership of all pages but those in play, which go to `inside` one by one.
+fn outside(pages: &Pages, mut inside: impl FnMut(u64, &Run)) -> u64 {
+    let play = pages.pfn(0)..pages.pfn(PAGES);
+    let mut sum = 0u64;
+    host::audit_host(|run| {
+        let end = run.pfn + run.nr;
+        let states = run.host.bits() | run.hyp.bits() << 8 | run.shares << 16 | run.pins << 48;
+        for (from, to) in [(run.pfn, end.min(play.start)), (run.pfn.max(play.end), end)] {
+            if from < to {
+                for word in [from, to, states] {
+                    sum = (sum.rotate_left(7) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                }
+            }
+        }
+        for pfn in run.pfn.max(play.start)..end.min(play.end) {
+            inside(pfn, &run);
+        }
+    });
+    sum
+}
+
+/// Where a GICv2's virtual CPU interface is.
+fn gicv_base() -> Option<u64> {
+    let tree = machine::tree()?;
+    let node = tree.find_compatible(&["arm,cortex-a15-gic", "arm,gic-400"])?;
+    node.reg()?.nth(3).map(|region| region.starting_address as u64)
+}
