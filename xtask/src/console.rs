@@ -9,30 +9,20 @@
 //!     what is typed while a UART is being set up is lost, on real machines too. The end of the
 //!     input ends nothing.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::{ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Sender};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::child::{Guard, SavedTerminal, last_lines};
+use crate::keys::Keys;
 use crate::screen::Screen;
 use crate::script::Script;
-use crate::ui;
-
-/// A console that says nothing for this long has paused: its unfinished line counts.
-const PAUSE: Duration = Duration::from_millis(150);
-/// A pause this long makes any unfinished line a prompt, whatever it ends with.
-const LONG_PAUSE: Duration = Duration::from_secs(1);
-/// Input without any prompt is let through after this much silence.
-const QUIET: Duration = Duration::from_millis(2500);
-/// After a panic, time for the rest of its message.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// With the input at its end and nothing more printed, nobody can wake the guest.
-const ABANDONED: Duration = Duration::from_secs(300);
+use crate::watch::Watch;
 
 /// Who types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,9 +117,13 @@ impl Report {
     }
 }
 
-enum Event {
+/// What can happen during a run.
+pub(crate) enum Event {
+    /// The console.
     Out(Vec<u8>),
+    /// QEMU closed its console.
     OutEnded,
+    /// What QEMU itself says.
     Err(Vec<u8>),
     /// Our own input has ended; the pipe comes back so that it stays open.
     InputEnded(#[expect(dead_code, reason = "held, so that QEMU sees no end of file")] ChildStdin),
@@ -147,7 +141,10 @@ pub fn run(mut plan: Plan) -> Result<Report> {
     let stderr = guard.child().stderr.take().context("no pipe from QEMU")?;
     read_all(stdout, events.clone(), Event::Out, Some(|| Event::OutEnded));
     read_all(stderr, events.clone(), Event::Err, None);
-    let keys = guard.child().stdin.take().map(|pipe| Keys::new(pipe, plan.input, events));
+    let ended = move |pipe| {
+        let _ = events.send(Event::InputEnded(pipe));
+    };
+    let keys = guard.child().stdin.take().map(|pipe| Keys::new(pipe, plan.input, ended));
 
     let log = match &plan.log {
         Some(path) => Some(std::fs::File::create(path)?),
@@ -161,224 +158,7 @@ pub fn run(mut plan: Plan) -> Result<Report> {
     while let Ok(event) = inbox.recv_timeout(Duration::from_millis(50)) {
         watch.take(event);
     }
-    let Watch { verdict, plan, screen, stderr, .. } = watch;
-    Ok(Report { end, verdict, script: plan.script, screen, stderr })
-}
-
-/// The way to type.
-enum Keys {
-    Script(Sender<Vec<u8>>),
-    Forward { open: Option<Sender<()>> },
-}
-
-impl Keys {
-    fn new(mut pipe: ChildStdin, input: Input, events: Sender<Event>) -> Self {
-        if input == Input::Script {
-            let (send, typed) = mpsc::channel::<Vec<u8>>();
-            thread::spawn(move || {
-                for keys in typed {
-                    if pipe.write_all(&keys).and_then(|()| pipe.flush()).is_err() {
-                        return;
-                    }
-                }
-            });
-            return Self::Script(send);
-        }
-        let (open, opened) = mpsc::channel();
-        thread::spawn(move || {
-            let mut block = [0; 1024];
-            let mut held = true;
-            loop {
-                let Ok(n) = std::io::stdin().read(&mut block) else { return };
-                if n == 0 {
-                    let _ = events.send(Event::InputEnded(pipe));
-                    return;
-                }
-                if std::mem::take(&mut held) && opened.recv().is_err() {
-                    return;
-                }
-                if pipe.write_all(&block[..n]).and_then(|()| pipe.flush()).is_err() {
-                    return;
-                }
-            }
-        });
-        Self::Forward { open: Some(open) }
-    }
-}
-
-struct Watch {
-    plan: Plan,
-    keys: Option<Keys>,
-    log: Option<std::fs::File>,
-    screen: Screen,
-    stderr: String,
-    verdict: Option<Verdict>,
-    panicked: Option<Instant>,
-    started: Instant,
-    heard: Instant,
-    /// The pause at the present end of the output has been looked at.
-    paused: bool,
-    prompted: bool,
-    warned: bool,
-    input_ended: Option<Event>,
-}
-
-impl Watch {
-    fn new(plan: Plan, keys: Option<Keys>, log: Option<std::fs::File>) -> Self {
-        let now = Instant::now();
-        Self {
-            plan,
-            keys,
-            log,
-            screen: Screen::default(),
-            stderr: String::new(),
-            verdict: None,
-            panicked: None,
-            started: now,
-            heard: now,
-            paused: false,
-            prompted: false,
-            warned: false,
-            input_ended: None,
-        }
-    }
-
-    fn until_end(&mut self, inbox: &Receiver<Event>, guard: &mut Guard) -> Result<End> {
-        loop {
-            match inbox.recv_timeout(PAUSE / 3) {
-                Ok(Event::OutEnded) | Err(RecvTimeoutError::Disconnected) => {
-                    let status = guard.wait(Duration::from_secs(10))?;
-                    let status = status.context("QEMU closed its console but does not end")?;
-                    return Ok(if self.panicked.is_some() {
-                        End::Panicked
-                    } else {
-                        End::Exited(status)
-                    });
-                }
-                Ok(event) => self.take(event),
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-            if self.heard.elapsed() >= PAUSE && !self.paused {
-                self.pause();
-            }
-            if let Some(end) = self.ended() {
-                return Ok(end);
-            }
-        }
-    }
-
-    fn ended(&mut self) -> Option<End> {
-        if self.panicked.is_some_and(|at| at.elapsed() >= LAST_WORDS) {
-            return Some(End::Panicked);
-        }
-        if self.plan.stop_when_done && self.plan.script.is_done() && self.panicked.is_none() {
-            return Some(End::Done);
-        }
-        if let Some(limit) = self.plan.limit
-            && self.started.elapsed() >= limit
-        {
-            return Some(End::TimedOut(limit));
-        }
-        let quiet = self.heard.elapsed();
-        if quiet >= QUIET || self.at_prompt(quiet) {
-            self.let_input_through();
-        }
-        if !self.prompted && quiet >= self.plan.silence {
-            if self.plan.input != Input::Terminal {
-                return Some(End::Silent(self.plan.silence));
-            }
-            if !std::mem::replace(&mut self.warned, true) {
-                let s = quiet.as_secs();
-                ui::say(format!("no output for {s} s; leave with Ctrl-A x\r"));
-            }
-        }
-        let unattended = self.plan.limit.is_none() && self.input_ended.is_some();
-        (unattended && quiet >= ABANDONED).then_some(End::Abandoned(ABANDONED))
-    }
-
-    fn take(&mut self, event: Event) {
-        match event {
-            Event::Out(bytes) => self.output(&bytes),
-            Event::Err(bytes) => self.stderr.push_str(&String::from_utf8_lossy(&bytes)),
-            Event::InputEnded(_) => self.input_ended = Some(event),
-            Event::OutEnded => {}
-        }
-    }
-
-    fn output(&mut self, bytes: &[u8]) {
-        self.heard = Instant::now();
-        self.paused = false;
-        if self.plan.echo {
-            let mut out = std::io::stdout().lock();
-            // A closed pipe behind us (`| head`) is no reason to stop the machine.
-            let _ = out.write_all(bytes).and_then(|()| out.flush());
-        }
-        if let Some(log) = &mut self.log {
-            let _ = log.write_all(bytes);
-        }
-        for line in self.screen.push(bytes) {
-            self.judge(&line);
-            let typed = self.plan.script.line(&line);
-            self.type_keys(typed);
-        }
-    }
-
-    fn pause(&mut self) {
-        self.paused = true;
-        let partial = self.screen.partial();
-        if !partial.is_empty() {
-            let typed = self.plan.script.pause(&partial);
-            self.type_keys(typed);
-        }
-    }
-
-    /// Whether the guest seems to wait for someone to type. A machine that is busy elsewhere may
-    /// pause in the middle of any line, so a short pause needs a line that ends like a prompt.
-    fn at_prompt(&mut self, quiet: Duration) -> bool {
-        let like_one = || {
-            let partial = self.screen.partial();
-            let ends =
-                ["# ", "$ ", "> ", "% ", "? ", "login: "].iter().any(|e| partial.ends_with(e));
-            ends || (quiet >= LONG_PAUSE && !partial.is_empty())
-        };
-        self.prompted |= quiet >= PAUSE && like_one();
-        self.prompted
-    }
-
-    fn judge(&mut self, line: &str) {
-        let ours = line.starts_with("[EL2]") || line.starts_with("[host]");
-        if line.contains("panicked at") && (ours || self.plan.any_panic) {
-            self.panicked.get_or_insert_with(Instant::now);
-        }
-        if let Some(nonce) = &self.plan.nonce
-            && let Some(verdict) = verdict(line, nonce)
-        {
-            self.verdict = Some(verdict);
-        }
-    }
-
-    fn type_keys(&mut self, typed: String) {
-        if let (Some(Keys::Script(keys)), false) = (&self.keys, typed.is_empty()) {
-            let _ = keys.send(typed.into_bytes());
-        }
-    }
-
-    fn let_input_through(&mut self) {
-        if let Some(Keys::Forward { open }) = &mut self.keys
-            && let Some(open) = open.take()
-        {
-            let _ = open.send(());
-        }
-    }
-}
-
-/// The verdict in `line`, if it carries `nonce`. A guest may have left an unfinished line before.
-fn verdict(line: &str, nonce: &str) -> Option<Verdict> {
-    let word = line.split_once(&format!("[host] redan {nonce}: "))?.1;
-    if word == "ok" || word.starts_with("ok ") {
-        return Some(Verdict::Ok);
-    }
-    Some(Verdict::Failed(word.strip_prefix("FAILED").unwrap_or(word).trim().to_owned()))
+    Ok(watch.report(end))
 }
 
 fn read_all(
@@ -459,17 +239,6 @@ mod tests {
         let report = run(p).unwrap();
         assert_eq!(report.end, End::Panicked);
         assert!(report.tail().contains("why"));
-    }
-
-    #[test]
-    fn only_a_verdict_with_the_nonce_counts() {
-        assert_eq!(verdict("/ # [host] redan n0nce: ok 3 VMs", "n0nce"), Some(Verdict::Ok));
-        assert_eq!(verdict("[host] redan other: ok", "n0nce"), None);
-        assert!(verdict("[host] redan n0nce: okay?", "n0nce").is_some());
-        assert_eq!(
-            verdict("[host] redan n0nce: FAILED 2 pages missing", "n0nce"),
-            Some(Verdict::Failed("2 pages missing".into()))
-        );
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! Everything behind `cargo xtask`, as a library so that tests can call the pieces.
 //!
 //! * `cmd` holds one file per subcommand; each reads like the list of what it does.
-//! * The machine at hand: [`paths`], [`toolchain`], [`qemu`], [`apt`], [`stock`], [`child`], [`ui`].
+//! * The machine at hand: [`paths`], [`toolchain`], [`qemu`], [`archive`], [`apt`], [`stock`], [`child`], [`ui`].
 //! * What we make: [`elf`] and [`image`] (the flat `redan.img`), [`cpio`], [`initramfs`], [`bundle`].
-//! * How we judge a run: [`screen`], [`script`], [`console`], [`registry`], [`qtest`], [`hostile`].
+//! * How we judge a run: [`screen`], [`script`], [`keys`], [`console`], [`registry`], [`qtest`], [`hostile`].
 //!
 //! Two rules hold everywhere. No child process is waited for without a limit, and every failure
 //! says what to do next or shows the last lines of the console it failed on.
 
 pub mod apt;
+pub mod archive;
 pub mod bundle;
 pub mod child;
 mod cmd;
@@ -18,6 +19,7 @@ pub mod elf;
 pub mod hostile;
 pub mod image;
 pub mod initramfs;
+pub mod keys;
 pub mod licence;
 pub mod paths;
 pub mod qemu;
@@ -29,5 +31,6 @@ pub mod stock;
 pub mod tidy;
 pub mod toolchain;
 pub mod ui;
+mod watch;
 
 pub use cmd::main;

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::apt::{self, Archive, Distribution, Private, Source};
+use crate::apt::{self, Private};
+use crate::archive::{self, Archive, Distribution, Source};
 use crate::ui::{self, Step};
 use crate::{image, paths};
 
@@ -131,7 +132,7 @@ fn folder(label: &str) -> String {
 
 fn private(suite: &str) -> Result<Private> {
     ensure!(apt::is_here(), "this machine has no apt");
-    let archive = Archive::debian(&apt::configured()?, &Distribution::here())?;
+    let archive = Archive::debian(&archive::configured()?, &Distribution::here())?;
     let sources: [Source; 1] = [archive.suite(suite)];
     let dir = paths::cache()?.join("apt").join(suite);
     let apt = Private::new(&dir, Some("arm64"), &sources, &archive.keyring)?;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::apt::{self, Archive, Distribution, Private, Source};
+use crate::apt::{self, Private};
+use crate::archive::{self, Archive, Distribution, Source};
 use crate::child::Task;
 use crate::qemu::{NEEDED, Qemu, Version};
 use crate::ui::{Step, say};
@@ -136,7 +137,7 @@ fn for_all(root: &Root) -> Result<bool> {
         return Ok(false);
     }
     let suite = format!("{}-backports", here.codename);
-    let sources = apt::configured()?;
+    let sources = archive::configured()?;
     if !sources.iter().any(|source| source.suite == suite) {
         let archive = Archive::own(&sources, &here)?;
         add_backports(root, &archive, &suite)?;
@@ -193,7 +194,7 @@ fn backports_file(archive: &Archive, suite: &str) -> String {
 /// Fetch QEMU with all its libraries into `.redan/qemu`: no root, nothing outside that folder.
 fn privately() -> Result<Qemu> {
     let here = Distribution::here();
-    let configured = apt::configured()?;
+    let configured = archive::configured()?;
     let archive = Archive::own(&configured, &here).with_context(advice)?;
     let dir = paths::cache()?.join("qemu");
     say(format!("fetching QEMU into {} (about 35 MB; delete the folder to undo)", dir.display()));
