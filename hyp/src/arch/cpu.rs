@@ -32,7 +32,6 @@ pub struct Features {
     trace: bool,
     pmu: bool,
     spe: bool,
-    trbe: bool,
     trace_filter: bool,
     lor: bool,
     hcx: bool,
@@ -70,7 +69,6 @@ impl Features {
             trace: has(dfr0, 4),
             pmu: has(dfr0, 8) && field(dfr0, 8) != 0xf,
             spe: has(dfr0, 32),
-            trbe: has(dfr0, 44),
             trace_filter: has(dfr0, 40),
             lor: has(mmfr1, 16),
             hcx: has(mmfr1, 40),
@@ -169,8 +167,10 @@ impl Traps {
                 hcr: host,
                 hcrx: f.hcx.then_some(bit(f.mops, 11) | bit(f.tcr2, 14) | bit(f.sctlr2, 15)),
                 cptr: CPTR_BASE,
-                // E2PB, E2TB: the profiling and trace buffers are EL1's.
-                mdcr: hpmn | bit(f.spe, 12) | bit(f.spe, 13) | bit(f.trbe, 24) | bit(f.trbe, 25),
+                // TPMS. E2PB = E2TB = 0 in both settings: EL1 cannot reach the profiling and trace
+                // buffers. They would write by EL2's own translation as soon as a setting says that
+                // they are EL2's, so nobody may ever enable them (DDI0487, MDCR_EL2.E2PB).
+                mdcr: hpmn | bit(f.spe, 14),
                 hstr: 0,
             },
             guest: Setting {

@@ -50,7 +50,7 @@ const HIDDEN: [(Enc, u64); 8] = [
     (Enc::new(3, 0, 0, 4, 2), field(32)),     // PFR2: FPMR
     (Enc::new(3, 0, 0, 4, 4), u64::MAX),      // ZFR0: SVE
     (Enc::new(3, 0, 0, 4, 5), u64::MAX),      // SMFR0: SME
-    (ID_AA64DFR0_EL1, field(52)),             // BRBE
+    (ID_AA64DFR0_EL1, field(32) | field(44) | field(52)), // PMSVer, TraceBuffer, BRBE
     (ID_AA64ISAR1_EL1, field(60)),            // LS64
     // MMFR3: S1PIE, S2PIE, S1POE, S2POE, AIE, D128, D128_2
     (
