@@ -78,7 +78,7 @@ impl Vgic {
         // SAFETY: 1. The caller vouches for the address, 2. which `Gich` has the layout of.
         let gich = unsafe { &*(pa as *const Gich) };
         gich.hcr.set(0);
-        Self::V2(gich)
+        Self::V2(gich).cleared()
     }
 
     /// A GICv3: turns the system register interface on, for EL1 as well.
@@ -91,7 +91,19 @@ impl Vgic {
             6 => 2,
             _ => 4,
         };
-        Self::V3 { apr_words }
+        Self::V3 { apr_words }.cleared()
+    }
+
+    /// Frees all list registers: out of reset they hold anything (IHI0069, ICH_LR<n>_EL2), and
+    /// [`Vgic::load`] writes only those that a guest uses.
+    fn cleared(self) -> Self {
+        for n in 0..self.size().list_registers {
+            match &self {
+                Self::V2(gich) => gich.lr.get(n).into_iter().for_each(|lr| lr.set(0)),
+                Self::V3 { .. } => write_lr(n, 0),
+            }
+        }
+        self
     }
 
     /// Its size.
