@@ -148,7 +148,8 @@ hypercalls! {
     /// tables in use.
     65 Features "features" () -> "feature bits; x2, x3, x4";
     /// Donates one host page to the loaded vCPU's memcache, for stage-2 tables. -EINVAL: none
-    /// loaded or bad address; -EPERM: not exclusively the host's; -EBUSY: the cache is full.
+    /// loaded or bad address; -EPERM: not exclusively the host's; -EBUSY: the cache is full;
+    /// -ENOMEM: EL2 has no table left to hide it from the host.
     66 MemcacheTopup "memcache_topup" ("pfn") -> "pages now in the cache";
     /// Takes back one page that the dying VM no longer needs (tables freed, memcache), zeroed.
     /// -EINVAL: not dying; -ENOENT: no more.

@@ -43,10 +43,29 @@ pub const CTX_SYSREGS: usize = CTX + 34;
 
 /// The EL1 and EL0 registers of the context, in their order in the run page.
 pub const SYSREGS: [&str; 23] = [
-    "SCTLR_EL1", "CPACR_EL1", "TTBR0_EL1", "TTBR1_EL1", "TCR_EL1", "ESR_EL1", "AFSR0_EL1",
-    "AFSR1_EL1", "FAR_EL1", "MAIR_EL1", "VBAR_EL1", "CONTEXTIDR_EL1", "AMAIR_EL1", "CNTKCTL_EL1",
-    "PAR_EL1", "TPIDR_EL1", "SP_EL1", "ELR_EL1", "SPSR_EL1", "MDSCR_EL1", "TPIDR_EL0",
-    "TPIDRRO_EL0", "CSSELR_EL1",
+    "SCTLR_EL1",
+    "CPACR_EL1",
+    "TTBR0_EL1",
+    "TTBR1_EL1",
+    "TCR_EL1",
+    "ESR_EL1",
+    "AFSR0_EL1",
+    "AFSR1_EL1",
+    "FAR_EL1",
+    "MAIR_EL1",
+    "VBAR_EL1",
+    "CONTEXTIDR_EL1",
+    "AMAIR_EL1",
+    "CNTKCTL_EL1",
+    "PAR_EL1",
+    "TPIDR_EL1",
+    "SP_EL1",
+    "ELR_EL1",
+    "SPSR_EL1",
+    "MDSCR_EL1",
+    "TPIDR_EL0",
+    "TPIDRRO_EL0",
+    "CSSELR_EL1",
 ];
 
 /// Bits of [`ENTRY_FLAGS`]. At most one of the four completions may be set; unknown bits or two
@@ -106,7 +125,13 @@ pub enum Exit {
 impl Exit {
     /// All reasons, in the order of their numbers.
     pub const ALL: [Self; 8] = [
-        Self::Irq, Self::Abort, Self::Hvc, Self::Smc, Self::Wfx, Self::Sysreg, Self::SError,
+        Self::Irq,
+        Self::Abort,
+        Self::Hvc,
+        Self::Smc,
+        Self::Wfx,
+        Self::Sysreg,
+        Self::SError,
         Self::Illegal,
     ];
     /// From x1 of a `vcpu_run` answer.

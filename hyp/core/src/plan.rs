@@ -16,10 +16,6 @@ use crate::memmap::{MAX_REGIONS, MapError, MemMap, PageRange};
 
 /// Pages of EL2's heap: 4 MiB for 64 VMs of 8 vCPUs.
 pub const HEAP_PAGES: u64 = 1024;
-/// Pages for EL2's own stage-1 tables. All RAM in largest blocks takes at most 5 a region (one for
-/// 512 GiB, and two of each lower level for ragged ends), 16 regions; the image and each of a
-/// handful of devices take at most 3.
-pub const EL2_TABLE_PAGES: u64 = 128;
 /// Pages of the pool beyond the host's RAM: tables for device space, which is mapped in blocks but
 /// cut up where a page of it is EL2's own.
 pub const DEVICE_TABLE_PAGES: u64 = 64;
@@ -65,8 +61,6 @@ pub struct Plan {
     pub carve_out: PageRange,
     /// Root tables of the host's stage 2, side by side, aligned to their size.
     pub host_root: PageRange,
-    /// Tables of EL2's stage 1.
-    pub el2_tables: PageRange,
     /// Page metadata, 8 bytes for each RAM page.
     pub meta: PageRange,
     /// EL2's heap.
@@ -206,7 +200,7 @@ impl Needs {
 
     /// Pages of the carve-out: whole 2 MiB.
     fn total(&self) -> u64 {
-        let parts = [self.host_root, EL2_TABLE_PAGES, self.meta, HEAP_PAGES, self.pool];
+        let parts = [self.host_root, self.meta, HEAP_PAGES, self.pool];
         let sum = parts.into_iter().fold(0, u64::saturating_add);
         sum.div_ceil(BLOCK).saturating_mul(BLOCK)
     }
@@ -214,10 +208,9 @@ impl Needs {
     /// Side by side, the roots first because they want alignment; the pool takes the rest.
     fn lay_out(&self, carve_out: PageRange) -> Option<Plan> {
         let (host_root, rest) = split(carve_out, self.host_root)?;
-        let (el2_tables, rest) = split(rest, EL2_TABLE_PAGES)?;
         let (meta, rest) = split(rest, self.meta)?;
         let (heap, pool) = split(rest, HEAP_PAGES)?;
-        Some(Plan { carve_out, host_root, el2_tables, meta, heap, pool })
+        Some(Plan { carve_out, host_root, meta, heap, pool })
     }
 }
 
@@ -292,7 +285,7 @@ mod tests {
             assert!(!range.overlaps(all), "{item:?}");
         }
         assert!(occupied.reserved.iter().all(|r| !r.overlaps(all)));
-        let parts = [plan.host_root, plan.el2_tables, plan.meta, plan.heap, plan.pool];
+        let parts = [plan.host_root, plan.meta, plan.heap, plan.pool];
         let mut at = all.start();
         for part in parts {
             assert_eq!(part.start(), at);
@@ -301,7 +294,6 @@ mod tests {
         assert_eq!(at, all.end());
         assert_eq!(plan.host_root.pages(), host.root_pages());
         assert_eq!(plan.host_root.start() % host.root_pages(), 0);
-        assert_eq!(plan.el2_tables.pages(), EL2_TABLE_PAGES);
         assert_eq!(plan.heap.pages(), HEAP_PAGES);
         let pages = ram.pages() as u64;
         assert!(plan.meta.pages() * PAGE_SIZE >= pages * META_BYTES);
@@ -324,13 +316,12 @@ mod tests {
     fn the_numbers_for_one_gigabyte_are_these() {
         let ram = memory_map(&[(RAM, GIB_BYTES)], &[]).unwrap();
         let plan = plan(&ram, &qemu(GIB_BYTES), forty()).unwrap();
-        // 2 + 128 + 512 + 1024 + (512 + 1 + 1 + 64) = 2244 pages, rounded up to 2560: 10 MiB.
+        // 2 + 512 + 1024 + (512 + 1 + 1 + 64) = 2116 pages, rounded up to 2560: 10 MiB.
         assert_eq!(plan.carve_out, bytes(0x7f60_0000, 0xa0_0000));
         assert_eq!(plan.host_root, bytes(0x7f60_0000, 0x2000));
-        assert_eq!(plan.el2_tables, bytes(0x7f60_2000, 0x8_0000));
-        assert_eq!(plan.meta, bytes(0x7f68_2000, 0x20_0000));
-        assert_eq!(plan.heap, bytes(0x7f88_2000, 0x40_0000));
-        assert_eq!(plan.pool, bytes(0x7fc8_2000, 0x37_e000));
+        assert_eq!(plan.meta, bytes(0x7f60_2000, 0x20_0000));
+        assert_eq!(plan.heap, bytes(0x7f80_2000, 0x40_0000));
+        assert_eq!(plan.pool, bytes(0x7fc0_2000, 0x3f_e000));
     }
 
     #[test]

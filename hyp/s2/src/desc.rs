@@ -22,9 +22,9 @@ const ATTR_MASK: u64 = 0b1111 << ATTR_SHIFT;
 const ATTR_NORMAL: u64 = 0b1111 << ATTR_SHIFT;
 /// MemAttr: Device-nGnRE.
 const ATTR_DEVICE: u64 = 0b0001 << ATTR_SHIFT;
-/// S2AP[0].
+/// `S2AP[0]`.
 const READ: u64 = 1 << 6;
-/// S2AP[1].
+/// `S2AP[1]`.
 const WRITE: u64 = 1 << 7;
 const SH_INNER: u64 = 0b11 << 8;
 const ACCESSED: u64 = 1 << 10;

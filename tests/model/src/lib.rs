@@ -4,7 +4,7 @@
 //! `hyp-core`'s code, to be read in one sitting. Knows who owns each page, who may see it how, and
 //! the lives of VMs and vCPUs. Must not know: tables, descriptors, barriers, locks, registers.
 //!
-//! [`step`] is a function of the state and the call. Where the implementation may choose (which
+//! [`step()`] is a function of the state and the call. Where the implementation may choose (which
 //! page comes back first), the specification says what is allowed and takes the choice from the
 //! answer it is compared with.
 #![no_std]
