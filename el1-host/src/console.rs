@@ -1,4 +1,4 @@
-//! The host's voice: `log` lines with the prefix "[host] " on the console UART.
+//! The host's voice: `log` lines with the prefix `[host]` on the console UART.
 //!
 //! A guest's bytes go out by the same UART, through the UART model. So that a log line starts at
 //! the left even if the guest stopped in the middle of a line, the console remembers the last byte.

@@ -94,7 +94,7 @@ impl Vgic {
         Self::V3 { apr_words }.cleared()
     }
 
-    /// Frees all list registers: out of reset they hold anything (IHI0069, ICH_LR<n>_EL2), and
+    /// Frees all list registers: out of reset they hold anything (IHI0069, `ICH_LR<n>_EL2`), and
     /// [`Vgic::load`] writes only those that a guest uses.
     fn cleared(self) -> Self {
         for n in 0..self.size().list_registers {
