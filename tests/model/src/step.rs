@@ -357,8 +357,8 @@ fn memcache_topup(s: &mut State, cpu: usize, raw: u64) -> Rule {
     let (at, idx) = loaded(s, cpu)?;
     let p = pfn(raw)?;
     let has = slot(s, at).vcpus[idx].as_ref().expect("the loaded vCPU").memcache;
-    ensure(has < s.world.memcache, Refusal::Busy)?;
     ensure(is(s, p, Page::HOST), Refusal::NotPermitted)?;
+    ensure(has < s.world.memcache, Refusal::Busy)?;
     s.set(p, Page::EL2);
     let vm = slot(s, at);
     vm.donated.insert(p);
