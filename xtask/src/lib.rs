@@ -24,6 +24,7 @@ pub mod licence;
 pub mod paths;
 pub mod qemu;
 pub mod qtest;
+mod reference;
 pub mod registry;
 pub mod screen;
 pub mod script;

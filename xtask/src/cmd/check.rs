@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::child::Task;
 use crate::ui::say;
-use crate::{licence, paths, tidy, toolchain};
+use crate::{licence, paths, reference, tidy, toolchain};
 
 /// One tool over the whole workspace, cold, on two slow cores.
 const LIMIT: Duration = Duration::from_secs(1200);
@@ -19,10 +19,20 @@ const IMAGES: [&str; 6] = ["-p", "hyp", "-p", "el1-host", "-p", "guests"];
 ///
 /// Lints and documentation are checked for the PC and for the bare target, warnings as errors.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// First format the sources and write the hypercall reference of docs/hypercalls.md
+    #[arg(long)]
+    fix: bool,
+}
 
-pub fn run(_args: &Args) -> Result<ExitCode> {
+pub fn run(args: &Args) -> Result<ExitCode> {
     toolchain::ensure()?;
+    if args.fix {
+        let mut cmd = paths::cargo();
+        cmd.args(["fmt", "--all"]);
+        quiet("cargo fmt --all", cmd)?;
+        reference::write(paths::root())?;
+    }
     let mut failed = Vec::new();
     for (name, step) in STEPS {
         let start = Instant::now();
@@ -44,8 +54,9 @@ pub fn run(_args: &Args) -> Result<ExitCode> {
 
 type Step = fn() -> Result<String>;
 
-const STEPS: [(&str, Step); 7] = [
+const STEPS: [(&str, Step); 8] = [
     ("format", format),
+    ("hypercall reference", hypercalls),
     ("unsafe allow-list", unsafe_list),
     ("licences", licences),
     ("clippy, PC", clippy_pc),
@@ -58,6 +69,11 @@ fn format() -> Result<String> {
     let mut cmd = paths::cargo();
     cmd.args(["fmt", "--all", "--", "--check", "--color", "never"]);
     quiet("cargo fmt --all --check", cmd)
+}
+
+fn hypercalls() -> Result<String> {
+    reference::check(paths::root())?;
+    Ok(String::new())
 }
 
 fn unsafe_list() -> Result<String> {
