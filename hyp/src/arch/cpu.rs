@@ -10,8 +10,8 @@ use tock_registers::interfaces::{Readable, Writeable};
 
 use super::idreg;
 use super::sysreg::{
-    isb, pmcr_el0, set_hcrx_el2, set_hdfgrtr_el2, set_hdfgwtr_el2, set_hfgitr_el2, set_hfgrtr_el2,
-    set_hfgwtr_el2, set_hstr_el2, set_vpidr_el2,
+    isb, pmcr_el0, set_hafgrtr_el2, set_hcrx_el2, set_hdfgrtr_el2, set_hdfgwtr_el2, set_hfgitr_el2,
+    set_hfgrtr_el2, set_hfgwtr_el2, set_hstr_el2, set_vpidr_el2,
 };
 
 /// CPTR_EL2.TFP: floating point and SIMD trap.
@@ -214,6 +214,9 @@ pub fn init_once(f: &Features) {
         set_hfgitr_el2(0);
         set_hdfgrtr_el2(0);
         set_hdfgwtr_el2(0);
+        if f.amu {
+            set_hafgrtr_el2(0);
+        }
     }
     identity_of_host();
     isb();

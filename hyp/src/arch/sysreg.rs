@@ -63,6 +63,8 @@ writable! {
     set_hdfgrtr_el2 = "s3_4_c3_c1_4";
     /// HDFGWTR_EL2: fine-grained debug write traps.
     set_hdfgwtr_el2 = "s3_4_c3_c1_5";
+    /// HAFGRTR_EL2: fine-grained traps of the activity monitors (FEAT_FGT with FEAT_AMUv1).
+    set_hafgrtr_el2 = "s3_4_c3_c1_6";
 }
 
 /// `isb`: what was written before takes effect for what follows.
