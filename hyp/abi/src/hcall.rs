@@ -101,7 +101,7 @@ hypercalls! {
     /// -EPERM: not a shared page (the GICV page); -ERANGE: beyond the IPA space.
     33 UnshareGuest "host_unshare_guest" ("handle", "gfn", "nr") -> "0";
     /// Adds rights to a mapping of the loaded vCPU's VM. -EAGAIN: nothing mapped (raced);
-    /// -EINVAL: none loaded or bad prot; -ERANGE.
+    /// -EINVAL: none loaded or bad prot; -EPERM: the GICV page; -ERANGE.
     34 RelaxPerms "host_relax_perms_guest" ("gfn", "prot") -> "0";
     /// Takes the right to write away from every page mapped in the range; holes are skipped. No TLB
     /// flush: use `tlb_flush_vmid` before trusting the log. At most `RANGE_BATCH` pages a call:
