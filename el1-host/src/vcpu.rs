@@ -16,6 +16,13 @@ use crate::shim::Shim;
 /// The vCPU that runs: guests have one each.
 const ONLY: usize = 0;
 
+/// Parts of a second after which the host looks at its interrupt controller again, whatever the
+/// guest does. When a guest deactivates the virtual timer's interrupt, the linked physical one must
+/// become pending again at once if its line is high again (IHI0048, hardware interrupts). QEMU's
+/// GICv2 looks at that line only when some other line or register changes: without this tick, a
+/// guest whose next timer fires before it has deactivated the last would wait for ever.
+const LOOKS_PER_SECOND: u64 = 100;
+
 /// How a VM's run ended.
 #[derive(Debug)]
 pub enum End {
@@ -83,6 +90,8 @@ struct Turn<'a, 'v, 'b> {
     limit: Option<Limit>,
     /// The deadline that the timer is set to.
     armed: Option<u64>,
+    /// When the host looks at its interrupt controller at the latest.
+    look: u64,
     /// The virtual timer's physical interrupt may be active.
     vtimer_active: bool,
     /// Received bytes do not interrupt, because the guest's UART is full.
@@ -92,7 +101,8 @@ struct Turn<'a, 'v, 'b> {
 impl<'a, 'v, 'b> Turn<'a, 'v, 'b> {
     fn new(shim: &'a Shim, vm: &'v mut Vm<'b>, limit: Option<Limit>) -> Self {
         shim.uart.listen(true);
-        Self { shim, vm, limit, armed: None, vtimer_active: true, deaf: false }
+        let (armed, look) = (None, timer::now());
+        Self { shim, vm, limit, armed, look, vtimer_active: true, deaf: false }
     }
 
     fn run(&mut self) -> End {
@@ -104,7 +114,7 @@ impl<'a, 'v, 'b> Turn<'a, 'v, 'b> {
                 return End::Halted;
             };
             self.set_vtimer_active(entry.vtimer_active);
-            self.arm(entry.deadline);
+            self.arm_run(entry.deadline);
             let exit = self.shim.vcpu_run();
             let action = self.vm.after_run(self.shim, ONLY, exit);
             if exit.is_ok_and(|exit| exit.exit == Exit::Irq) {
@@ -145,6 +155,15 @@ impl<'a, 'v, 'b> Turn<'a, 'v, 'b> {
             self.shim.gic.set_active(self.shim.intids.vtimer, active);
         }
         self.vtimer_active = active;
+    }
+
+    /// Sets the host's timer for a run of the guest, which may have a `deadline`.
+    fn arm_run(&mut self, deadline: Option<u64>) {
+        let now = timer::now();
+        if now >= self.look {
+            self.look = now.saturating_add(timer::frequency() / LOOKS_PER_SECOND);
+        }
+        self.arm(Some(deadline.map_or(self.look, |deadline| deadline.min(self.look))));
     }
 
     /// Sets the host's timer to the earlier of `deadline` and the VM's limit.
