@@ -11,6 +11,9 @@
 #![cfg_attr(target_os = "none", no_std)]
 
 #[cfg(target_os = "none")]
+extern crate alloc;
+
+#[cfg(target_os = "none")]
 pub mod console;
 #[cfg(target_os = "none")]
 pub mod fp;
@@ -20,6 +23,8 @@ pub mod gic;
 pub mod halt;
 #[cfg(target_os = "none")]
 pub mod hcall;
+#[cfg(target_os = "none")]
+mod heap;
 #[cfg(target_os = "none")]
 pub mod machine;
 #[cfg(target_os = "none")]
@@ -55,6 +60,8 @@ pub mod dirty;
 pub mod hello;
 #[cfg(target_os = "none")]
 pub mod host;
+#[cfg(target_os = "none")]
+pub mod host_attack;
 #[cfg(target_os = "none")]
 pub mod host_memory;
 #[cfg(target_os = "none")]

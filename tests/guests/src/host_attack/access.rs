@@ -7,7 +7,7 @@ use super::Attack;
 use super::canary::{PAGES, WORDS};
 use crate::mmu::{self, Attr};
 use crate::probe::{self, Outcome};
-use crate::trap::{self, Fault, SYNC, ec};
+use crate::trap::{Fault, SYNC, ec};
 use crate::{ensure, read, try_insn};
 
 /// Table descriptor of stage 1.
@@ -98,8 +98,8 @@ impl Attack {
     /// Through a stage-1 table in a page of the attacker's own, which it changes without telling
     /// the TLB, and through one that lies where it may not be.
     fn through_own_tables(&mut self) {
-        let secret = self.rng.below(super::canary::SECRET) as usize + PAGES
-            - super::canary::SECRET as usize;
+        let secret =
+            self.rng.below(super::canary::SECRET) as usize + PAGES - super::canary::SECRET as usize;
         let own = self.oracle.pages.pfn(secret) << 12;
         let word = self.rng.below(WORDS as u64) as usize;
         let foreign = match self.donated().filter(|_| self.rng.one_in(3)) {
@@ -135,11 +135,8 @@ impl Attack {
                 let right = Ok(self.oracle.pages.read(secret, word));
                 ensure!(loaded == right, "the host's own page read as {loaded:x?}");
                 host_store(slot, block(foreign));
-                let loaded = probe::load64(at);
-                // The block around EL2's page may well be the host's at this offset.
-                if foreign & !BLOCK_OA == own & !BLOCK_OA {
-                    ensure!(loaded.is_err() || loaded == right, "EL2's page read as {loaded:x?}");
-                }
+                // Old or new, and around EL2's page in its block the new one may be the host's.
+                let _ = probe::load64(at);
                 flush();
                 let at = va(window, foreign) + 8 * word as u64;
                 let fault = probe::load64(at).err();
@@ -183,6 +180,5 @@ fn host_store(at: u64, value: u64) {
 }
 
 fn flush() {
-    trap::arm();
     let _ = try_insn!("dsb ishst\ntlbi vmalle1\ndsb ish\nisb");
 }

@@ -11,39 +11,40 @@ use super::Attack;
 use super::canary::{PLAY, WITNESS};
 
 /// How often each is called.
-const WEIGHTS: [(H, u64); 29] = [
-    (H::VcpuRun, 14),
+const WEIGHTS: [(H, u64); 28] = [
+    (H::VcpuRun, 8),
     (H::ShareHyp, 6),
     (H::UnshareHyp, 5),
     (H::ShareGuest, 18),
-    (H::UnshareGuest, 10),
+    (H::UnshareGuest, 5),
     (H::RelaxPerms, 4),
     (H::Wrprotect, 3),
     (H::TestClearYoung, 4),
     (H::Mkyoung, 2),
-    (H::ReserveVm, 2),
+    (H::ReserveVm, 1),
     (H::UnreserveVm, 1),
     (H::InitVm, 4),
     (H::InitVcpu, 5),
     (H::StartTeardownVm, 1),
     (H::FinalizeTeardownVm, 4),
     (H::VcpuLoad, 10),
-    (H::VcpuPut, 6),
+    (H::VcpuPut, 4),
     (H::VcpuSyncState, 2),
     (H::TlbFlushVmid, 1),
     (H::Version, 1),
     (H::Features, 1),
-    (H::MemcacheTopup, 8),
-    (H::ReclaimVmPage, 12),
+    (H::MemcacheTopup, 6),
+    (H::ReclaimVmPage, 6),
     (H::AuditVm, 1),
     (H::AuditHost, 1),
     (H::MapGicv, 2),
-    (H::UnmapGicv, 2),
+    (H::UnmapGicv, 1),
     (H::VmStats, 1),
-    (H::ReserveVm, 1),
 ];
 /// Rights that make sense, and some that do not.
 const PROTS: [u64; 8] = [15, 15, 3, 13, 1, 0, 4, 16];
+/// Free pages that a new VM needs.
+const ENOUGH: u64 = 40;
 /// Most VMs to have at one time, as long as nobody insists.
 const VMS: usize = 5;
 
@@ -126,17 +127,20 @@ impl Attack {
                 let vm = self.vm(|vm| ready(vm) && vm.vcpus.iter().any(Option::is_some));
                 [vm, self.rng.below(3), 0, 0]
             }
-            H::StartTeardownVm => [self.vm(|vm| ready(vm) && !vm.in_use()), 0, 0, 0],
+            H::StartTeardownVm => {
+                let old = |vm: &Vm| ready(vm) && !vm.in_use() && vm.maps.len() < 3;
+                [self.vm(old), 0, 0, 0]
+            }
             H::FinalizeTeardownVm => {
                 let empty = self.vm(|vm| dying(vm) && vm.maps.is_empty() && vm.donated.is_empty());
                 [if empty == 0 { self.vm(dying) } else { empty }, 0, 0, 0]
             }
             H::ReclaimVmPage => [self.vm(dying), 0, 0, 0],
-            H::UnmapGicv | H::AuditVm => {
+            H::UnmapGicv => {
                 let vm = self.vm(|vm| vm.maps.values().any(|map| map.device));
                 [vm, self.mapped(vm), 0, 0]
             }
-            H::TlbFlushVmid | H::VmStats => [self.vm(|_| true), 0, 0, 0],
+            H::TlbFlushVmid | H::VmStats | H::AuditVm => [self.vm(|_| true), self.gfn(), 0, 0],
             H::AuditHost => [self.any_page(), 0, 0, 0],
             _ => [0; 4],
         }
@@ -180,8 +184,13 @@ impl Attack {
         }
         let refused = matches!(
             which,
-            H::UnreserveVm | H::InitVm | H::FinalizeTeardownVm | H::ReclaimVmPage | H::AuditVm
-                | H::VmStats | H::TlbFlushVmid
+            H::UnreserveVm
+                | H::InitVm
+                | H::FinalizeTeardownVm
+                | H::ReclaimVmPage
+                | H::AuditVm
+                | H::VmStats
+                | H::TlbFlushVmid
         );
         if args[0] == self.witness.handle && !refused {
             args[0] = self.stale;
@@ -274,11 +283,19 @@ impl Attack {
         }
     }
 
+    /// Loads a vCPU, if there is one of a VM with memory.
+    pub fn load(&mut self) {
+        self.put();
+        let vm = self.vm(|vm| vm.phase == Phase::Ready && vm.maps.len() > 2);
+        self.oracle.call(H::VcpuLoad, [vm, 0, 0, 0]);
+    }
+
     /// Makes a VM with one vCPU, some pages, and loads it.
     pub fn raise_one(&mut self) {
         if self.oracle.state.slots.iter().flatten().count() > VMS {
-            return self.raze_one();
+            self.raze_one();
         }
+        self.make_room();
         self.put();
         let handle = self.oracle.call(H::ReserveVm, [0; 4]).x1 as u64;
         let root = self.pair();
@@ -292,14 +309,34 @@ impl Attack {
             self.oracle.call(H::MemcacheTopup, [page, 0, 0, 0]);
         }
         for n in 0..2 + self.rng.below(8) {
-            let args = [self.page(Page::HOST), 0x40000 + n, 1, self.prot() & 15];
+            let prot = if n % 2 == 0 { 15 } else { self.prot() & 15 };
+            let args = [self.page(Page::HOST), 0x40000 + n, 1, prot];
             self.oracle.call(H::ShareGuest, args);
         }
     }
 
-    /// Ends one VM in the right order.
+    /// Takes pages back until there are enough for a VM.
+    fn make_room(&mut self) {
+        while self.free() < ENOUGH {
+            let handle = self.vm(|vm| vm.phase != Phase::Reserved);
+            if handle == 0 {
+                return self.unshare_all();
+            }
+            self.raze(handle);
+        }
+    }
+
+    /// How many pages in play are nobody's but the host's.
+    fn free(&self) -> u64 {
+        let end = self.oracle.pages.pfn(0) + PLAY;
+        let taken = self.oracle.state.pages.keys().filter(|pfn| pfn.raw() < end).count();
+        PLAY - taken as u64
+    }
+
+    /// Ends one VM in the right order, first of all one that never began.
     pub fn raze_one(&mut self) {
-        let handle = self.vm(|_| true);
+        let useless = self.vm(|vm| vm.phase != Phase::Ready || vm.maps.is_empty());
+        let handle = if useless == 0 { self.vm(|_| true) } else { useless };
         if handle != 0 {
             self.raze(handle);
         }
@@ -343,6 +380,11 @@ impl Attack {
             }
             self.raze(handle);
         }
+        self.unshare_all();
+    }
+
+    /// Takes back from EL2 what it does not use.
+    fn unshare_all(&mut self) {
         let shared: Vec<u64> = self.oracle.state.pages.keys().map(|pfn| pfn.raw()).collect();
         for pfn in shared {
             self.oracle.call(H::UnshareHyp, [pfn, 0, 0, 0]);

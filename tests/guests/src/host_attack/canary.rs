@@ -19,7 +19,7 @@ pub const PAGES: usize = (PLAY + WITNESS + SECRET) as usize;
 /// Words of a page.
 pub const WORDS: usize = 512;
 
-const KEY: u64 = 0x3c6e_f372_fe94_f82b;
+const KEY: u64 = 0x5851_f42d_4c95_7f2d;
 const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// `ODD * INVERSE == 1` modulo 2^64.
 const INVERSE: u64 = inverse(ODD);

@@ -30,6 +30,8 @@ pub struct Oracle {
     pub pages: Pages,
     /// For each slot, the pages that its VM ever had.
     pub seen: [Set; MAX_VMS],
+    /// For each hypercall of the table, how often it was made and how often it was not refused.
+    pub tried: [(u64, u64); Hypercall::ALL.len()],
     last_handle: [u64; MAX_VMS],
     /// Digest of the ownership of all other pages.
     outside: u64,
@@ -52,7 +54,8 @@ impl Oracle {
         let state = State::boot(world, vec![]);
         let outside = outside(&pages, |_, _| {});
         let (seen, last_handle) = ([Set::default(); MAX_VMS], [0; MAX_VMS]);
-        Self { state, pages, seen, last_handle, outside }
+        let tried = [(0, 0); Hypercall::ALL.len()];
+        Self { state, pages, seen, tried, last_handle, outside }
     }
 
     /// A hypercall by name.
@@ -73,6 +76,11 @@ impl Oracle {
             Expected::Ret(ret) => answer.x0 == 0 && seen == ret,
             Expected::Run | Expected::Reads => answer.x0 == 0,
         };
+        let known = Hypercall::ALL.iter().position(|call| call.function_id() == id);
+        if let Some((made, accepted)) = known.and_then(|n| self.tried.get_mut(n)) {
+            *made += 1;
+            *accepted += u64::from(answer.x1 >= 0);
+        }
         let name = Hypercall::from_function_id(id).map_or("an unknown function", Hypercall::name);
         ensure!(right, "{name}({id:#x}){args:x?} answered {answer:x?}, expected {expected:x?}");
         let before = core::mem::replace(&mut self.state, after);
@@ -100,9 +108,23 @@ impl Oracle {
                     self.seen[slot].insert(page);
                 }
             }
-            Some(Hypercall::ReclaimVmPage | Hypercall::FinalizeTeardownVm) => self.came_back(before),
+            Some(Hypercall::VcpuSyncState) => {
+                if let Some(page) = self.run_page() {
+                    self.pages.record(page);
+                }
+            }
+            Some(Hypercall::ReclaimVmPage | Hypercall::FinalizeTeardownVm) => {
+                self.came_back(before)
+            }
             _ => {}
         }
+    }
+
+    /// The run page of the loaded vCPU.
+    pub fn run_page(&self) -> Option<usize> {
+        let (slot, idx) = self.state.loaded(0)?;
+        let vcpu = self.state.slots.get(slot)?.as_ref()?.vcpus.get(idx)?.as_ref()?;
+        self.pages.index(vcpu.run.raw())
     }
 
     /// Every page that EL2 has given back is zero, and gets its canaries again.

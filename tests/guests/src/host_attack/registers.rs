@@ -22,16 +22,17 @@ impl Attack {
     pub fn register(&mut self) {
         let bits = self.rng.bits() as u32;
         let (crn, crm, op2) = (bits >> 12 & 15, bits >> 8 & 15, bits >> 5 & 7);
-        let encode = |op0: u32, op1: u32, crn: u32| {
-            op0 << 19 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5
-        };
+        let encode =
+            |op0: u32, op1: u32, crn: u32| op0 << 19 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5;
         let write = self.rng.one_in(2);
         let base = if write { WRITE } else { READ };
         match self.rng.below(8) {
             // EL2's and EL3's registers, and EL2's names of EL1's: op1 is 4, 5 or 6.
             0..=3 => self.undefined(base | encode(3, 4 + bits % 3, crn)),
             // Their maintenance and translation instructions.
-            4 => self.undefined(WRITE | encode(1, [4, 6][(bits & 1) as usize], 7 + (bits >> 1 & 1))),
+            4 => {
+                self.undefined(WRITE | encode(1, [4, 6][(bits & 1) as usize], 7 + (bits >> 1 & 1)))
+            }
             // Implementation-defined registers.
             5 => self.undefined(base | encode(3, bits & 7, [11, 15][(bits >> 4 & 1) as usize])),
             // Reads of whatever EL1 may have or not. Some acknowledge interrupts.

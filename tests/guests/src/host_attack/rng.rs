@@ -49,7 +49,11 @@ impl Rng {
 
     /// One of a list, or `None` of an empty one.
     pub fn pick<T: Copy>(&mut self, list: &[T]) -> Option<T> {
-        if list.is_empty() { None } else { list.get(self.below(list.len() as u64) as usize).copied() }
+        if list.is_empty() {
+            None
+        } else {
+            list.get(self.below(list.len() as u64) as usize).copied()
+        }
     }
 
     /// A value at an edge, one bit, its neighbours, or anything.

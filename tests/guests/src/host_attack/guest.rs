@@ -1,0 +1,319 @@
+//! Hostile guests: random code in the pages that a VM has, random contexts, random words in its run
+//! page; and what may have changed when it stops.
+
+use alloc::vec::Vec;
+
+use hyp_abi::run::{self, Exit, entry, exit_flags};
+use hyp_abi::{Gfn, Hypercall as H, Pfn, Prot, Refusal};
+use hyp_model::Vm;
+
+use super::canary::{WORDS, whence};
+use super::{Attack, insn};
+use crate::hcall::Answer;
+use crate::timer::{self, ENABLE, PHYSICAL_PPI};
+use crate::{ensure, fp, gic, read, write};
+
+/// EL1h, all masked.
+const EL1H: u64 = 0x3c5;
+/// `SCTLR_EL1` with MMU and caches off.
+const SCTLR_OFF: u64 = 0x30d0_0800;
+/// Runs in a row: after an exit the host answers it more often than not.
+const RUNS: u64 = 4;
+/// The interrupt that the attacker holds active, which no guest may end.
+const HELD: u32 = 60;
+
+/// What a run may change in the run page.
+fn is_exit_word(n: usize) -> bool {
+    (run::LR..run::LR + hyp_abi::lr::MAX).contains(&n)
+        || (run::EXIT_GPR..run::EXIT_GPR + 8).contains(&n)
+        || (run::VGIC_MISR..=run::EXIT_PSTATE).contains(&n)
+}
+
+/// What the VM may execute.
+fn executable(vm: &Vm) -> impl Iterator<Item = (Gfn, Pfn)> {
+    let may = |map: &hyp_model::Map| map.prot.contains(Prot::RX) && !map.device;
+    vm.maps.iter().filter(move |(_, map)| may(map)).map(|(gfn, map)| (*gfn, map.pfn))
+}
+
+/// The host's own registers.
+pub fn host_registers() -> [u64; 18] {
+    [
+        read!("sctlr_el1"),
+        read!("cpacr_el1"),
+        read!("ttbr0_el1"),
+        read!("ttbr1_el1"),
+        read!("tcr_el1"),
+        read!("mair_el1"),
+        read!("amair_el1"),
+        read!("vbar_el1"),
+        read!("contextidr_el1"),
+        read!("cntkctl_el1"),
+        read!("par_el1"),
+        read!("tpidr_el1"),
+        read!("tpidr_el0"),
+        read!("tpidrro_el0"),
+        read!("csselr_el1"),
+        read!("mdscr_el1"),
+        read!("mpidr_el1"),
+        read!("sp_el0"),
+    ]
+}
+
+/// Puts canaries into the registers, and an interrupt into the GIC.
+pub fn mark_host() {
+    write!("tpidr_el1", 0xaaaa_0001);
+    write!("tpidr_el0", 0xbbbb_0002);
+    write!("tpidrro_el0", 0xcccc_0003);
+    write!("contextidr_el1", 0xdddd);
+    write!("cntkctl_el1", 2);
+    write!("ttbr1_el1", 0x8888_8000);
+    write!("sp_el0", 0x9999_9990);
+    fp::load(&fp::pattern(0x1105));
+    crate::console::write32(gic::get().bit_reg(gic::dist::ISACTIVER, HELD), 1 << (HELD % 32));
+    gic::get().enable(PHYSICAL_PPI);
+}
+
+impl Attack {
+    /// Runs the loaded vCPU, if one is.
+    pub fn run_guest(&mut self) {
+        if !self.rng.one_in(4) {
+            self.load();
+            self.last_exit = None;
+        }
+        let (Some((slot, _)), Some(run_page)) =
+            (self.oracle.state.loaded(0), self.oracle.run_page())
+        else {
+            self.oracle.call(H::VcpuRun, [0; 4]);
+            return;
+        };
+        self.write_code(slot);
+        for n in 0..RUNS {
+            self.run_once(slot, run_page, n == 0);
+        }
+        if self.rng.one_in(4) {
+            self.look_at_registers(run_page, slot);
+        }
+    }
+
+    fn run_once(&mut self, slot: usize, run_page: usize, first: bool) {
+        let flags = self.write_run_page(run_page, slot, first);
+        let before: Vec<u64> = (0..WORDS).map(|n| self.oracle.pages.read(run_page, n)).collect();
+        self.oracle.pages.record(run_page);
+        write!("par_el1", 0x7777_7000);
+        let registers = host_registers();
+
+        let micros = [30, 100, 500][self.rng.below(3) as usize];
+        write!("cntp_cval_el0", read!("cntpct_el0") + read!("cntfrq_el0") / 1_000_000 * micros);
+        write!("cntp_ctl_el0", ENABLE);
+        let began = timer::now();
+        let answer = self.oracle.call(H::VcpuRun, [0; 4]);
+        self.longest_run = self.longest_run.max(timer::now() - began);
+        write!("cntp_ctl_el0", 0);
+
+        let after = host_registers();
+        ensure!(after == registers, "a run changed {registers:x?} to {after:x?}");
+        self.judge_exit(answer, flags, slot);
+        for (n, word) in before.iter().enumerate() {
+            let now = self.oracle.pages.read(run_page, n);
+            let kept = now == *word || (answer.x1 >= 0 && is_exit_word(n));
+            ensure!(kept, "a run wrote {now:#x} to word {n} of the run page");
+        }
+        self.oracle.pages.record(run_page);
+        self.runs += u64::from(answer.x1 >= 0);
+        self.look_at_pages(slot);
+        self.oracle.note_young(slot);
+        if self.rng.one_in(2) {
+            ensure!(fp::store() == fp::pattern(0x1105), "a run changed the FP registers");
+        }
+    }
+
+    /// New code in some of the pages that the VM may execute, or tables for its stage 1.
+    fn write_code(&mut self, slot: usize) {
+        let gfns = self.vm_in(slot).map(|vm| vm.maps.keys().copied().collect());
+        let gfns: Vec<Gfn> = gfns.unwrap_or_default();
+        let code = |vm: &Vm| executable(vm).map(|(_, pfn)| pfn).collect();
+        let code: Vec<Pfn> = self.vm_in(slot).map(code).unwrap_or_default();
+        for _ in 0..self.rng.below(3) {
+            let page = self.rng.pick(&code).and_then(|pfn| self.oracle.pages.index(pfn.raw()));
+            let Some(page) = page else { continue };
+            let tables = self.rng.one_in(8);
+            for n in 0..WORDS {
+                if tables {
+                    let descriptor = self.address(&gfns) & !0xfff | self.rng.bits() & 0xffc | 3;
+                    self.oracle.pages.write(page, n, descriptor | 1 << 10);
+                    continue;
+                }
+                let low = u64::from(insn::any(&mut self.rng));
+                let high = u64::from(insn::any(&mut self.rng));
+                self.oracle.pages.write(page, n, high << 32 | low);
+            }
+            if !tables && !self.rng.one_in(4) {
+                for at in insn::HANDLER_AT {
+                    self.oracle.pages.write(page, at, insn::HANDLER[0]);
+                    self.oracle.pages.write(page, at + 1, insn::HANDLER[1]);
+                }
+            }
+            self.oracle.pages.record(page);
+        }
+        let _ = crate::try_insn!("dsb ish\nic iallu\ndsb ish\nisb");
+    }
+
+    /// Fills the run page; answers the flags in it.
+    fn write_run_page(&mut self, page: usize, slot: usize, first: bool) -> u64 {
+        let maps = self.vm_in(slot).map(|vm| vm.maps.keys().copied().collect());
+        let maps: Vec<Gfn> = maps.unwrap_or_default();
+        let code = |vm: &Vm| executable(vm).map(|(gfn, _)| gfn).collect();
+        let code: Vec<Gfn> = self.vm_in(slot).map(code).unwrap_or_default();
+        for n in 0..run::CTX {
+            let word = self.rng.hostile();
+            self.oracle.pages.write(page, n, word);
+        }
+        for n in run::CTX..WORDS {
+            let hostile = n >= run::CTX + 16 && self.rng.one_in(3);
+            let word = if hostile { self.rng.hostile() } else { self.address(&maps) };
+            self.oracle.pages.write(page, n, word);
+        }
+        let kind = self.rng.below(8);
+        if kind > 0 {
+            let pc = self.address(if kind > 1 { &code } else { &maps }) & !3;
+            let vectors = self.address(&code) & !0x7ff;
+            let names = run::SYSREGS.iter().enumerate();
+            let named = |name| names.clone().find(|(_, n)| **n == name).map_or(0, |(i, _)| i);
+            let set = |n: usize, value: u64| self.oracle.pages.write(page, n, value);
+            set(run::CTX_PC, pc);
+            set(run::CTX_PSTATE, if kind == 1 { EL1H & !0xf } else { EL1H });
+            if kind == 2 {
+                set(run::CTX_SYSREGS + named("SCTLR_EL1"), SCTLR_OFF | 1);
+                set(run::CTX_SYSREGS + named("TCR_EL1"), 25 | 1 << 23);
+            }
+            if kind > 2 {
+                set(run::CTX_SYSREGS + named("VBAR_EL1"), vectors);
+                set(run::CTX_SYSREGS + named("SCTLR_EL1"), SCTLR_OFF);
+                set(run::CTX_SYSREGS + named("CPACR_EL1"), 3 << 20);
+            }
+        }
+        let answer = self.rng.pick(match self.last_exit {
+            Some(Exit::Abort) => &[entry::COMPLETE, entry::INJECT_ABORT, 0],
+            Some(Exit::Sysreg) => &[entry::COMPLETE, entry::INJECT_UNDEF, 0],
+            Some(Exit::Hvc | Exit::Smc) => &[entry::SET_RESULT, entry::INJECT_UNDEF, 0],
+            _ => &[entry::TRAP_WFX, 0],
+        });
+        let flags = match self.rng.below(12) {
+            0 => self.rng.hostile(),
+            1 => self.rng.bits() & entry::MASK,
+            2 => 1 << (1 + self.rng.below(4)),
+            3 => entry::LOAD_CONTEXT | entry::TRAP_WFX,
+            _ if first => entry::LOAD_CONTEXT,
+            _ => answer.unwrap_or(0),
+        };
+        self.oracle.pages.write(page, run::ENTRY_FLAGS, flags);
+        flags
+    }
+
+    /// An address that a guest may find interesting.
+    fn address(&mut self, maps: &[Gfn]) -> u64 {
+        let offset = self.rng.below(WORDS as u64) * 8;
+        match self.rng.below(40) {
+            0 => self.land.el2(&mut self.rng) << 12 | offset,
+            1 => self.any_page() << 12 | offset,
+            2 => self.land.anywhere(&mut self.rng),
+            3 => self.rng.hostile(),
+            _ => self.rng.pick(maps).map_or(offset, |gfn| gfn.raw() << 12 | offset),
+        }
+    }
+
+    /// Whether this was one of the ways in which a run may end.
+    fn judge_exit(&mut self, answer: Answer, flags: u64, slot: usize) {
+        let answers = flags & (entry::MASK & !(entry::LOAD_CONTEXT | entry::TRAP_WFX));
+        let malformed = flags & !entry::MASK != 0 || answers.count_ones() > 1;
+        if answer.x1 < 0 {
+            let right = answer.x1 == Refusal::Invalid.code() && answers | flags >> 6 != 0;
+            ensure!(right, "a run with flags {flags:#x} was refused with {}", answer.x1);
+            return;
+        }
+        ensure!(!malformed, "a run with flags {flags:#x} was not refused");
+        let exit = Exit::from_raw(answer.x1 as u64);
+        self.last_exit = exit;
+        ensure!(exit.is_some(), "a run ended for reason {}", answer.x1);
+        if let Some(n) = exit.and_then(|exit| self.exits.get_mut(exit as usize)) {
+            *n += 1;
+        }
+        let [_, ipa, _, flags] = answer.rest;
+        if exit == Some(Exit::Abort) {
+            let map = Gfn::new(ipa >> 12).and_then(|gfn| self.vm_in(slot)?.maps.get(&gfn));
+            let permission = flags & exit_flags::PERMISSION != 0;
+            ensure!(
+                map.is_some() == permission,
+                "an abort at {ipa:#x} with flags {flags:#x} there being {map:?}"
+            );
+        }
+    }
+
+    /// The guest may have written its own writable pages, and only what it may have read.
+    fn look_at_pages(&mut self, slot: usize) {
+        let writable = |vm: &Vm| -> Vec<Pfn> {
+            vm.maps.values().filter(|m| m.prot.contains(Prot::W)).map(|m| m.pfn).collect()
+        };
+        let pages: Vec<Pfn> = self.vm_in(slot).map(writable).unwrap_or_default();
+        for pfn in pages {
+            let page = self.oracle.pages.index(pfn.raw());
+            let Some(page) = page.filter(|page| self.oracle.pages.changed(*page)) else { continue };
+            for n in 0..WORDS {
+                let word = self.oracle.pages.read(page, n);
+                self.may_know(word, slot);
+            }
+            self.writes += 1;
+            // No chance here: the generator must not depend on what a guest does in its time.
+            if (page as u64 ^ self.runs) & 3 == 0 {
+                self.oracle.pages.fill(page);
+            }
+            self.oracle.pages.record(page);
+        }
+        // Of all others one at a time, and all of them now and then.
+        let page = self.any_page();
+        let page = self.oracle.pages.index(page).filter(|_| !self.is_el2s(page));
+        if let Some(page) = page {
+            self.oracle.pages.verify(page);
+        }
+    }
+
+    /// The guest's registers hold nothing that it never had.
+    fn look_at_registers(&mut self, run_page: usize, slot: usize) {
+        let end = run::CTX_SYSREGS + run::SYSREGS.len();
+        let before: Vec<u64> = (0..WORDS).map(|n| self.oracle.pages.read(run_page, n)).collect();
+        self.oracle.call(H::VcpuSyncState, [0; 4]);
+        for (n, word) in before.iter().enumerate() {
+            let now = self.oracle.pages.read(run_page, n);
+            let context = (run::CTX..end).contains(&n);
+            ensure!(context || now == *word, "sync_state wrote {now:#x} to word {n}");
+            if context {
+                self.may_know(now, slot);
+            }
+        }
+        // EL0 or EL1; at EL0 it may have chosen AArch32.
+        let pstate = self.oracle.pages.read(run_page, run::CTX_PSTATE);
+        ensure!([0, 4, 5, 0x10].contains(&(pstate & 0x1f)), "the guest's pstate is {pstate:#x}");
+        self.oracle.pages.record(run_page);
+    }
+
+    /// A canary that the VM in `slot` has may only come from a page that it once had.
+    fn may_know(&self, word: u64, slot: usize) {
+        if let Some(page) = whence(word) {
+            let had = self.oracle.seen.get(slot).is_some_and(|seen| seen.contains(page));
+            ensure!(had, "a guest knows {word:#x} of page {:#x}", self.oracle.pages.pfn(page));
+        }
+    }
+
+    fn is_el2s(&self, pfn: u64) -> bool {
+        Pfn::new(pfn).is_some_and(|pfn| self.oracle.state.page(pfn) == hyp_model::Page::EL2)
+    }
+
+    /// The interrupt that only the host may end is still active.
+    pub fn check_gic(&self) {
+        ensure!(gic::get().is_active(HELD), "a guest has ended the host's interrupt");
+        ensure!(
+            gic::get().read_bit(gic::dist::ISENABLER, PHYSICAL_PPI),
+            "a guest has disabled the host's timer interrupt"
+        );
+    }
+}
