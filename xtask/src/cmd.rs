@@ -1,5 +1,6 @@
 //! The command line: one module per subcommand.
 
+mod attack;
 pub mod build;
 mod check;
 mod debug;
@@ -32,6 +33,7 @@ enum Command {
     Setup(setup::Args),
     Build(build::Args),
     Fetch(fetch::Args),
+    Attack(attack::Args),
     Debug(debug::Args),
     Sizes(sizes::Args),
     Check(check::Args),
@@ -58,6 +60,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Setup(args) => setup::run(&args),
         Command::Build(args) => build::run(&args),
         Command::Fetch(args) => fetch::run(&args),
+        Command::Attack(args) => attack::run(&args),
         Command::Debug(args) => debug::run(&args),
         Command::Sizes(args) => sizes::run(&args),
         Command::Check(args) => check::run(&args),

@@ -1,0 +1,172 @@
+//! `attack`: a hostile host with hostile guests, for as long as one likes.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::cmd::{build, run, setup};
+use crate::console::{self, End, Input, Plan, Report, Verdict};
+use crate::qemu::{Machine, Serial};
+use crate::script::Script;
+use crate::ui::say;
+use crate::{paths, toolchain};
+
+/// The attacker among the programs of tests/guests.
+const PAYLOAD: &str = "host_attack";
+/// Where the host gets its RAM: enough for EL2, the payload and what they share.
+const RAM_MIB: u64 = 128;
+/// No machine is so slow that it makes fewer calls in a second.
+const SLOWEST: u64 = 200;
+
+/// Attack EL2 from a hostile host and from hostile guests
+///
+/// Random and scripted hypercalls beside their specification, system registers, SMCs, loads and
+/// stores all over the physical address space, and guests of random code; with canaries in all
+/// that must not change. The first thing that is wrong ends the run. The exit status is 0 only if
+/// nothing was found. A seed repeats the host's doings exactly; how far a guest comes before its
+/// time is up depends on the machine.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// What the generator starts from [default: another one each time]
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+
+    /// How many hypercalls
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    calls: u64,
+
+    /// Processors of the machine [only: 1]
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    smp: u32,
+
+    /// The interrupt controller of the machine
+    #[arg(long, value_name = "2|3", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=3))]
+    gic: u8,
+
+    /// The processor, by QEMU's name: cortex-a53, cortex-a72, neoverse-n1, max, ...
+    #[arg(long, value_name = "CPU", default_value = "cortex-a72")]
+    cpu: String,
+
+    /// Attack protected VMs too [comes with them]
+    #[arg(long)]
+    protected: bool,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    args.refuse_what_comes_later()?;
+    toolchain::ensure()?;
+    let qemu = setup::qemu()?;
+    let image = build::redan_img(PAYLOAD)?;
+    let seed = args.seed.unwrap_or_else(new_seed);
+    let folder = paths::output("attack")?;
+    let nonce = run::nonce();
+    let machine = Machine {
+        gic: args.gic,
+        cpu: args.cpu.clone(),
+        ram_mib: RAM_MIB,
+        image: Some(image),
+        initrd: None,
+        append: format!("redan.nonce={nonce} redan.seed={seed} redan.calls={}", args.calls),
+        // Random guest code runs here, and EL2 cannot trap semihosting.
+        semihosting: false,
+        // A guest in an endless loop of exceptions retires no instruction: counted time would stop.
+        icount: false,
+        serial: Serial::Pipe,
+        folder: folder.clone(),
+        extra: Vec::new(),
+    };
+    let limit = Duration::from_secs(60 + args.calls / SLOWEST);
+    let report = console::run(Plan {
+        cmd: machine.command(&qemu),
+        script: Script::default(),
+        stop_when_done: false,
+        nonce: Some(nonce),
+        echo: true,
+        input: Input::Script,
+        limit: Some(limit),
+        silence: limit,
+        any_panic: true,
+        log: Some(folder.join("console.log")),
+    })?;
+    let found = finding(&report);
+    match &found {
+        None => say(format!("nothing was found with seed {seed}")),
+        Some(what) => say(format!("found: {what}\n{}", report.tail())),
+    }
+    say(format!("repeat it with: {}", args.command(seed)));
+    Ok(if found.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Args {
+    fn refuse_what_comes_later(&self) -> Result<()> {
+        ensure!(self.smp == 1, "--smp {}: more than 1 comes with the issue for SMP", self.smp);
+        ensure!(!self.protected, "--protected: comes with the issue for protected VMs");
+        Ok(())
+    }
+
+    /// The command that does the same again.
+    fn command(&self, seed: u64) -> String {
+        let Self { calls, gic, cpu, .. } = self;
+        format!("cargo xtask attack --seed {seed} --calls {calls} --gic {gic} --cpu {cpu}")
+    }
+}
+
+fn new_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish() >> 32
+}
+
+/// What is wrong with a run. Only an explicit verdict is a success.
+fn finding(report: &Report) -> Option<String> {
+    match (&report.end, &report.verdict) {
+        (End::Exited(_), Some(Verdict::Ok)) => None,
+        (End::Exited(_), Some(Verdict::Failed(what))) => Some(what.clone()),
+        (End::Exited(status), None) => Some(format!("the machine ended ({status}) by itself")),
+        (End::TimedOut(limit), _) => Some(format!("nothing ended within {} s", limit.as_secs())),
+        (End::Panicked, _) => Some("something panicked".into()),
+        (end, _) => Some(format!("an unforeseen end: {end:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::screen::Screen;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    fn args() -> Args {
+        Args { seed: None, calls: 1000, smp: 1, gic: 2, cpu: "max".into(), protected: false }
+    }
+
+    fn report(end: End, verdict: Option<Verdict>) -> Report {
+        let (script, screen) = (Script::default(), Screen::default());
+        Report { end, verdict, script, screen, stderr: String::new() }
+    }
+
+    #[test]
+    fn what_comes_later_is_refused_by_name() {
+        assert!(args().refuse_what_comes_later().is_ok());
+        let smp = Args { smp: 2, ..args() }.refuse_what_comes_later().unwrap_err();
+        assert!(smp.to_string().contains("--smp 2"));
+        let protected = Args { protected: true, ..args() }.refuse_what_comes_later().unwrap_err();
+        assert!(protected.to_string().contains("--protected"));
+    }
+
+    #[test]
+    fn the_command_to_repeat_names_everything_that_matters() {
+        let command = args().command(7);
+        assert_eq!(command, "cargo xtask attack --seed 7 --calls 1000 --gic 2 --cpu max");
+    }
+
+    #[test]
+    fn only_an_explicit_verdict_is_a_success() {
+        let exited = || End::Exited(ExitStatus::from_raw(0));
+        assert_eq!(finding(&report(exited(), Some(Verdict::Ok))), None);
+        assert!(finding(&report(exited(), None)).is_some());
+        assert!(finding(&report(exited(), Some(Verdict::Failed("x".into())))).is_some());
+        assert!(finding(&report(End::Panicked, Some(Verdict::Ok))).is_some());
+        assert!(finding(&report(End::TimedOut(Duration::ZERO), None)).is_some());
+    }
+}
