@@ -33,7 +33,11 @@ impl Attack {
             4 => {
                 self.undefined(WRITE | encode(1, [4, 6][(bits & 1) as usize], 7 + (bits >> 1 & 1)))
             }
-            // Implementation-defined registers.
+            // Implementation-defined registers; Arm's own CPUs have theirs among these few.
+            5 if bits >> 20 & 1 == 0 => {
+                let enc = encode(3, 1, [11, 15][(bits & 1) as usize]) & !(0xc << 8 | 4 << 5);
+                self.undefined(base | enc);
+            }
             5 => self.undefined(base | encode(3, bits & 7, [11, 15][(bits >> 4 & 1) as usize])),
             // Reads of whatever EL1 may have or not. Some acknowledge interrupts.
             6 if !(crn == 12 && [8, 12].contains(&crm)) => {
