@@ -9,7 +9,7 @@ use hyp_core::hyp::ConfigError;
 use hyp_core::plan::PlanError;
 use hyp_core::sysreg::ID_REGISTERS;
 use hyp_core::{Config, Hyp};
-use hyp_dtb::{Dtb, DtbError, Psci, UartKind};
+use hyp_dtb::{Dtb, DtbError, Enable, Psci, UartKind};
 use hyp_s2::TablePfn;
 use hyp_s2::geometry::Geometry;
 use hyp_sync::Once;
@@ -60,6 +60,9 @@ fn boot_with(map: &mut Map, tree: &Dtb<'_>, dtb: u64) -> Result<u64, BootError> 
     bringup::use_console(map, uart.map(|uart| uart.registers.base))?;
     if tree.psci()? == Some(Psci::Smc) {
         smc::found();
+    }
+    if tree.cpus()?.iter().any(|cpu| matches!(cpu.enable, Enable::SpinTable(_))) {
+        return Err(BootError::SpinTable);
     }
     let features = Features::detect();
     let version = env!("CARGO_PKG_VERSION");
@@ -113,6 +116,8 @@ pub enum BootError {
     NoDeviceTree(u64),
     /// The device tree is broken, or lacks something.
     Tree(DtbError),
+    /// Other CPUs wait at EL2 for an address in memory that the host could write.
+    SpinTable,
     /// Memory.
     Plan(PlanError),
     /// EL2's own tables.
@@ -137,6 +142,10 @@ impl fmt::Display for BootError {
         match self {
             Self::NoDeviceTree(x0) => write!(f, "no device tree (x0 = {x0:#x})"),
             Self::Tree(e) => write!(f, "{e}"),
+            Self::SpinTable => write!(
+                f,
+                "other CPUs wait at EL2 in a spin table, where a host could start them: not supported yet"
+            ),
             Self::Plan(e) => write!(f, "{e}"),
             Self::Map(e) => write!(f, "EL2's page tables: {e:?}"),
             Self::Payload(e) => write!(f, "{e}"),

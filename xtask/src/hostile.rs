@@ -19,8 +19,11 @@ const RAM: u64 = 0x4000_0000;
 const STUB: u64 = 0x4018_0000;
 const MIB: u64 = 1 << 20;
 
-/// Words 1, 8, 9 of the header: total size, size of strings, size of structure.
+/// Where the header has the total size, and offset and size of the structure and of the strings.
+const TOTAL_SIZE: usize = 4;
 const OFF_STRUCT: usize = 8;
+const OFF_STRINGS: usize = 12;
+const SIZE_STRINGS: usize = 32;
 const SIZE_STRUCT: usize = 36;
 
 /// `machine`, started with its own tree changed by `spoil`.
@@ -74,6 +77,38 @@ pub fn odd_ram(tree: &mut Vec<u8>, ram: u64) -> Result<()> {
     odd.extend((ram - 0x4321).to_be_bytes());
     let at = tree.windows(reg.len()).position(|w| w == reg).context("no RAM in the tree")?;
     tree.splice(at..at + reg.len(), odd);
+    Ok(())
+}
+
+/// Let the CPU wait in a spin table.
+pub fn spin_table(tree: &mut Vec<u8>, _ram: u64) -> Result<()> {
+    const NAMES: &[u8] = b"enable-method\0cpu-release-addr\0";
+    const NODE: &[u8] = b"\0\0\0\x01cpu@0\0\0\0";
+    let (strings, size) = (word(tree, OFF_STRINGS)?, word(tree, SIZE_STRINGS)?);
+    ensure!(strings > word(tree, OFF_STRUCT)?, "the strings are not behind the structure");
+    let end = strings + size;
+    tree.splice(end..end, NAMES.iter().copied());
+    let node = tree.windows(NODE.len()).position(|w| w == NODE).context("no CPU in the tree")?;
+    let names = u32::try_from(size)?;
+    let mut props = Vec::new();
+    for (name, value) in [(names, &b"spin-table\0"[..]), (names + 14, &0xd8_u64.to_be_bytes())] {
+        for number in [3, u32::try_from(value.len())?, name] {
+            props.extend(number.to_be_bytes());
+        }
+        props.extend(value);
+        props.resize(props.len().next_multiple_of(4), 0);
+    }
+    let added = props.len();
+    tree.splice(node + NODE.len()..node + NODE.len(), props);
+    let sizes = [
+        (TOTAL_SIZE, tree.len()),
+        (OFF_STRINGS, strings + added),
+        (SIZE_STRINGS, size + NAMES.len()),
+        (SIZE_STRUCT, word(tree, SIZE_STRUCT)? + added),
+    ];
+    for (at, value) in sizes {
+        tree.splice(at..at + 4, u32::try_from(value)?.to_be_bytes());
+    }
     Ok(())
 }
 

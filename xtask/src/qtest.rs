@@ -93,6 +93,7 @@ impl Case {
             Dtb::Good => Ok(machine),
             Dtb::Truncated => hostile::boot_with(machine, qemu, hostile::truncate),
             Dtb::OddRam => hostile::boot_with(machine, qemu, hostile::odd_ram),
+            Dtb::SpinTable => hostile::boot_with(machine, qemu, hostile::spin_table),
         }
     }
 

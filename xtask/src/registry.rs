@@ -141,6 +141,8 @@ pub enum Dtb {
     Truncated,
     /// QEMU's, with RAM that begins and ends at odd addresses.
     OddRam,
+    /// A CPU waits in a spin table.
+    SpinTable,
 }
 
 /// One thing to wait for or to type.
