@@ -313,6 +313,8 @@ impl Attack {
             let args = [self.page(Page::HOST), 0x40000 + n, 1, prot];
             self.oracle.call(H::ShareGuest, args);
         }
+        // Refused where there is no GICv2.
+        self.oracle.call(H::MapGicv, [0x40020, 0, 0, 0]);
     }
 
     /// Takes pages back until there are enough for a VM.

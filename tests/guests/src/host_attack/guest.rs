@@ -4,7 +4,7 @@
 use alloc::vec::Vec;
 
 use hyp_abi::run::{self, Exit, entry, exit_flags};
-use hyp_abi::{Gfn, Hypercall as H, Pfn, Prot, Refusal};
+use hyp_abi::{Gfn, Hypercall as H, Pfn, Prot, Refusal, lr};
 use hyp_model::Vm;
 
 use super::canary::{WORDS, whence};
@@ -24,7 +24,7 @@ const HELD: u32 = 60;
 
 /// What a run may change in the run page.
 fn is_exit_word(n: usize) -> bool {
-    (run::LR..run::LR + hyp_abi::lr::MAX).contains(&n)
+    (run::LR..run::LR + lr::MAX).contains(&n)
         || (run::EXIT_GPR..run::EXIT_GPR + 8).contains(&n)
         || (run::VGIC_MISR..=run::EXIT_PSTATE).contains(&n)
 }
@@ -147,6 +147,11 @@ impl Attack {
                 let high = u64::from(insn::any(&mut self.rng));
                 self.oracle.pages.write(page, n, high << 32 | low);
             }
+            if !tables && self.rng.one_in(2) {
+                for (n, pair) in insn::TAKE_INTERRUPT.iter().enumerate() {
+                    self.oracle.pages.write(page, n, *pair);
+                }
+            }
             if !tables && !self.rng.one_in(4) {
                 for at in insn::HANDLER_AT {
                     self.oracle.pages.write(page, at, insn::HANDLER[0]);
@@ -173,20 +178,31 @@ impl Attack {
             let word = if hostile { self.rng.hostile() } else { self.address(&maps) };
             self.oracle.pages.write(page, n, word);
         }
+        if self.rng.one_in(2) {
+            self.propose_interrupts(page);
+        }
         let kind = self.rng.below(8);
         if kind > 0 {
-            let pc = self.address(if kind > 1 { &code } else { &maps }) & !3;
+            let pc = self.address(if kind > 1 { &code } else { &maps });
+            // The beginning of a page is where an interrupt is taken.
+            let pc = if kind > 5 { pc & !0xfff } else { pc & !3 };
+            let modes =
+                [0x3c0, 0x3c4, 0x3c8, 0x3c9, 0x3cc, 0x3cd, 0x1d0, 0x1d3, self.rng.hostile()];
+            let mode = self.rng.pick(&modes).filter(|_| kind == 1).unwrap_or(EL1H);
             let vectors = self.address(&code) & !0x7ff;
+            let device = |vm: &Vm| vm.maps.iter().find(|(_, m)| m.device).map(|(gfn, _)| *gfn);
+            let gicv = self.vm_in(slot).and_then(device).map_or(pc, |gfn| gfn.raw() << 12);
             let names = run::SYSREGS.iter().enumerate();
             let named = |name| names.clone().find(|(_, n)| **n == name).map_or(0, |(i, _)| i);
             let set = |n: usize, value: u64| self.oracle.pages.write(page, n, value);
             set(run::CTX_PC, pc);
-            set(run::CTX_PSTATE, if kind == 1 { EL1H & !0xf } else { EL1H });
+            set(run::CTX_PSTATE, mode);
             if kind == 2 {
                 set(run::CTX_SYSREGS + named("SCTLR_EL1"), SCTLR_OFF | 1);
                 set(run::CTX_SYSREGS + named("TCR_EL1"), 25 | 1 << 23);
             }
             if kind > 2 {
+                set(run::CTX + 1, gicv);
                 set(run::CTX_SYSREGS + named("VBAR_EL1"), vectors);
                 set(run::CTX_SYSREGS + named("SCTLR_EL1"), SCTLR_OFF);
                 set(run::CTX_SYSREGS + named("CPACR_EL1"), 3 << 20);
@@ -208,6 +224,18 @@ impl Attack {
         };
         self.oracle.pages.write(page, run::ENTRY_FLAGS, flags);
         flags
+    }
+
+    /// Virtual interrupts that seem right, linked to physical ones that are the host's.
+    fn propose_interrupts(&self, page: usize) {
+        for (n, intid) in [HELD, PHYSICAL_PPI, timer::VIRTUAL_PPI, HELD].into_iter().enumerate() {
+            // One of them another one for the guest, which must not help.
+            let named = if n == 3 { timer::VIRTUAL_PPI - 2 } else { intid };
+            let linked = u64::from(intid) << lr::PINTID_SHIFT | u64::from(named);
+            let word = lr::STATE_PENDING | lr::HW | lr::GROUP1 | linked;
+            self.oracle.pages.write(page, run::LR + n, word);
+        }
+        self.oracle.pages.write(page, run::VGIC_USED_LRS, 4);
     }
 
     /// An address that a guest may find interesting.
