@@ -286,13 +286,16 @@ impl Attack {
         for pfn in pages {
             let page = self.oracle.pages.index(pfn.raw());
             let Some(page) = page.filter(|page| self.oracle.pages.changed(*page)) else { continue };
+            let mut foreign = false;
             for n in 0..WORDS {
                 let word = self.oracle.pages.read(page, n);
                 self.may_know(word, slot);
+                foreign |= whence(word).is_some_and(|of| of != page);
             }
             self.writes += 1;
-            // No chance here: the generator must not depend on what a guest does in its time.
-            if (page as u64 ^ self.runs) & 3 == 0 {
+            // A canary copied here must not go on to the next VM with the page. And no chance here:
+            // the generator must not depend on what a guest does in its time.
+            if foreign || (page as u64 ^ self.runs) & 3 == 0 {
                 self.oracle.pages.fill(page);
             }
             self.oracle.pages.record(page);

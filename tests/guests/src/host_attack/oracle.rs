@@ -113,6 +113,12 @@ impl Oracle {
                     self.pages.record(page);
                 }
             }
+            // EL2 may have written a guest's registers into it, and the next guest may have it.
+            Some(Hypercall::UnshareHyp) => {
+                if let Some(page) = self.pages.index(args[0]) {
+                    self.pages.fill(page);
+                }
+            }
             Some(Hypercall::ReclaimVmPage | Hypercall::FinalizeTeardownVm) => {
                 self.came_back(before)
             }
