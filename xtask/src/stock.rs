@@ -103,11 +103,17 @@ fn fetched(
     let dir = paths::cache()?.join("stock");
     paths::create(&dir)?;
     let current = dir.join(format!("{key}.current"));
-    if let Ok(label) = std::fs::read_to_string(&current) {
-        let file = dir.join(folder(&label)).join(name);
-        if file.exists() {
-            return Ok(file);
-        }
+    let kept = || {
+        let label = std::fs::read_to_string(&current).ok()?;
+        Some(dir.join(folder(&label)).join(name)).filter(|file| file.exists())
+    };
+    if let Some(file) = kept() {
+        return Ok(file);
+    }
+    let _lock = paths::lock_cache()?;
+    // Perhaps the one that we have waited for was after the same.
+    if let Some(file) = kept() {
+        return Ok(file);
     }
     let step = Step::new(&format!("fetching {what} (once; signatures checked by apt)"));
     let scratch = tempfile::tempdir_in(&dir)?;

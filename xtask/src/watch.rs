@@ -16,8 +16,9 @@ use crate::ui;
 const PAUSE: Duration = Duration::from_millis(150);
 /// A pause this long makes any unfinished line a prompt, whatever it ends with.
 const LONG_PAUSE: Duration = Duration::from_secs(1);
-/// Input without any prompt is let through after this much silence.
-const QUIET: Duration = Duration::from_millis(2500);
+/// Input without any prompt is let through after this much silence. A kernel that unpacks its
+/// initrd on a busy machine says nothing for seconds, and loses what is typed before its UART is up.
+const QUIET: Duration = Duration::from_secs(10);
 /// After a panic, time for the rest of its message.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// With the input at its end and nothing more printed, nobody can wake the guest.

@@ -1,5 +1,6 @@
 //! `run`: from a fresh clone to the prompt of a guest.
 
+use std::fs::File;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -93,7 +94,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         say("this terminal is the guest's console; leave with Ctrl-A x");
     }
     let terminal = session.terminal;
-    let report = console::run(session.plan(args))?;
+    let (plan, lock) = session.plan(args);
+    let report = console::run(plan)?;
+    drop(lock);
     let left = matches!(report.end, End::Exited(status) if status.success());
     if terminal && left && report.verdict.is_none() && args.expect.is_none() {
         eprintln!();
@@ -162,11 +165,13 @@ struct Session {
     nonce: String,
     terminal: bool,
     log: PathBuf,
+    /// The bundle and the logs lie in a folder that no other run uses while this is held.
+    lock: File,
 }
 
 impl Session {
     fn prepare(args: &Args, qemu: &Qemu, image: PathBuf, vms: &[Vm]) -> Result<Self> {
-        let folder = paths::output("run")?;
+        let (folder, lock) = paths::own_output("run")?;
         let packed = bundle::pack(vms);
         let initrd = folder.join("bundle.cpio");
         paths::write(&initrd, &packed)?;
@@ -186,13 +191,13 @@ impl Session {
             extra: Vec::new(),
         };
         let cmd = machine.command(qemu);
-        Ok(Self { cmd, nonce, terminal, log: folder.join("console.log") })
+        Ok(Self { cmd, nonce, terminal, log: folder.join("console.log"), lock })
     }
 
-    fn plan(self, args: &Args) -> Plan {
+    fn plan(self, args: &Args) -> (Plan, File) {
         let limit = args.timeout.map(Duration::from_secs);
         let limit = limit.or(args.expect.is_some().then_some(EXPECT_LIMIT));
-        Plan {
+        let plan = Plan {
             cmd: self.cmd,
             script: Script::new(args.expect.iter().cloned().map(Step::Expect)),
             stop_when_done: args.expect.is_some(),
@@ -204,7 +209,8 @@ impl Session {
             silence: args.timeout.map_or(SILENCE, Duration::from_secs),
             any_panic: false,
             log: Some(self.log),
-        }
+        };
+        (plan, self.lock)
     }
 }
 

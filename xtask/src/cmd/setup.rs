@@ -35,13 +35,23 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     toolchain::ensure()?;
-    let qemu = if args.private { privately()? } else { qemu()? };
+    let qemu = if args.private {
+        let _lock = paths::lock_cache()?;
+        privately()?
+    } else {
+        qemu()?
+    };
     say(format!("Rust is complete; QEMU {} is ready", qemu.version));
     Ok(ExitCode::SUCCESS)
 }
 
 /// A QEMU that is new enough, installed now if there was none.
 pub fn qemu() -> Result<Qemu> {
+    if let Ok(qemu) = Qemu::find()? {
+        return Ok(qemu);
+    }
+    let _lock = paths::lock_cache()?;
+    // Perhaps the one that we have waited for has installed it.
     let too_old = match Qemu::find()? {
         Ok(qemu) => return Ok(qemu),
         Err(too_old) => too_old,
