@@ -2,7 +2,7 @@
 
 use hyp_abi::{Gfn, Handle, Hypercall, Ipa, PageState, Pfn, Prot, Ret, Vmid};
 use hyp_core::fake::{Access, FakeMachine, become_cpu};
-use hyp_core::hyp::{Config, CpuLocal, Gic, HostAbort, Hyp, Outcome};
+use hyp_core::hyp::{Config, CpuLocal, Gic, GuestNext, HostAbort, Hyp, Outcome, RawExit};
 use hyp_core::memmap::{MemMap, PageRange};
 use hyp_core::sysreg::ID_REGISTERS;
 use hyp_model::{Answer, Call, Page, State, World, broken, step};
@@ -41,9 +41,14 @@ impl Rig {
     /// A machine with two RAM regions, a hole, EL2's memory in the middle of the first region.
     #[must_use]
     pub fn new() -> Self {
+        Self::with_ram([(0x40000, 0x400), (0x80000, 0x40)])
+    }
+
+    /// The same with other RAM, as (first page, number of pages); the first region holds EL2's.
+    #[must_use]
+    pub fn with_ram(ram: [(u64, u64); 2]) -> Self {
         let range = |first, n| PageRange::of(pfn(first), n).expect("a range");
-        let ram = [range(0x40000, 0x400), range(0x80000, 0x40)];
-        let memmap = MemMap::new(ram).expect("a memory map");
+        let memmap = MemMap::new(ram.map(|(first, n)| range(first, n))).expect("a memory map");
         let machine = FakeMachine::new(&memmap, CPUS);
         let owned = range(EL2_FIRST, EL2_PAGES);
         let host_root = TablePfn::new(pfn(EL2_FIRST));
@@ -68,7 +73,7 @@ impl Rig {
         let geometry = Geometry::new(40).expect("40 bits");
         hyp.machine().watch(Regime { vmid: Vmid::HOST, root: host_root }, geometry);
         let world = World {
-            ram: vec![(pfn(0x40000), 0x400), (pfn(0x80000), 0x40)],
+            ram: ram.map(|(first, n)| (pfn(first), n)).to_vec(),
             guest_pages: 1 << 28,
             gicv: Some(pfn(GICV)),
             cpus: CPUS,
@@ -77,6 +82,37 @@ impl Rig {
         let model = State::boot(world, owned.iter());
         let cpus = (0..CPUS).map(CpuLocal::new).collect();
         Self { hyp, cpus, model, handles: vec![], calls: 0, refused: 0 }
+    }
+
+    /// The state that both sides agree on.
+    #[must_use]
+    pub fn model(&self) -> &State {
+        &self.model
+    }
+
+    /// The hypervisor alone. What is called here, the specification does not learn.
+    #[must_use]
+    pub fn hyp(&self) -> &Hyp<FakeMachine> {
+        &self.hyp
+    }
+
+    /// A CPU as EL2 has it.
+    pub fn cpu(&mut self, cpu: usize) -> &mut CpuLocal {
+        &mut self.cpus[cpu]
+    }
+
+    /// `vcpu_run`, whatever the run page says: whether that is accepted, the specification leaves
+    /// open.
+    pub fn run(&mut self, cpu: usize) -> Outcome {
+        become_cpu(cpu);
+        let regs = [Hypercall::VcpuRun.function_id(), 0, 0, 0, 0];
+        self.hyp.hypercall(&mut self.cpus[cpu], regs)
+    }
+
+    /// The guest on a CPU exits.
+    pub fn exit(&mut self, cpu: usize, raw: RawExit) -> GuestNext {
+        become_cpu(cpu);
+        self.hyp.guest_exit(&mut self.cpus[cpu], raw)
     }
 
     /// One call on both sides.
@@ -178,7 +214,8 @@ impl Rig {
             assert!(ret.x5 > at, "the audit does not move on");
             at = ret.x5;
         }
-        assert_eq!(covered, 0x440, "the audit left pages out");
+        let pages = self.model.world.ram.iter().map(|(_, n)| n).sum::<u64>();
+        assert_eq!(covered, pages, "the audit left pages out");
     }
 
     /// The host touches a page: it gets exactly its own, wherever TLBs stand.
