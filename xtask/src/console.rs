@@ -218,6 +218,12 @@ mod tests {
     }
 
     #[test]
+    fn the_last_line_counts_even_without_an_end_of_line() {
+        let p = plan("printf 'the last words'", vec![expect("^the last words$")]);
+        assert_eq!(run(p).unwrap().end, End::Done);
+    }
+
+    #[test]
     fn a_run_past_its_limit_ends_and_shows_its_last_lines() {
         let mut p = plan("echo last words; exec sleep 60", vec![expect("never")]);
         p.limit = Some(Duration::from_millis(500));

@@ -69,10 +69,12 @@ impl Watch {
                 Ok(Event::OutEnded) | Err(RecvTimeoutError::Disconnected) => {
                     let status = guard.wait(Duration::from_secs(10))?;
                     let status = status.context("QEMU closed its console but does not end")?;
-                    return Ok(if self.panicked.is_some() {
-                        End::Panicked
-                    } else {
-                        End::Exited(status)
+                    // No more will come: the unfinished line is what it will be.
+                    self.pause();
+                    return Ok(match self.said_all() {
+                        _ if self.panicked.is_some() => End::Panicked,
+                        true => End::Done,
+                        false => End::Exited(status),
                     });
                 }
                 Ok(event) => self.take(event),
@@ -93,11 +95,15 @@ impl Watch {
         Report { end, verdict, script: plan.script, screen, stderr }
     }
 
+    fn said_all(&self) -> bool {
+        self.plan.stop_when_done && self.plan.script.is_done()
+    }
+
     fn ended(&mut self) -> Option<End> {
         if self.panicked.is_some_and(|at| at.elapsed() >= LAST_WORDS) {
             return Some(End::Panicked);
         }
-        if self.plan.stop_when_done && self.plan.script.is_done() && self.panicked.is_none() {
+        if self.said_all() && self.panicked.is_none() {
             return Some(End::Done);
         }
         if let Some(limit) = self.plan.limit

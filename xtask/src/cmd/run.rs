@@ -251,16 +251,59 @@ fn failure(expect: Option<&Regex>, report: &Report) -> Option<String> {
         (End::TimedOut(limit), _) => {
             Some(also(format!("the limit of {} s passed", limit.as_secs())))
         }
-        (End::Silent(limit), _) => Some(also(format!("no output for {} s", limit.as_secs()))),
+        (End::Silent(limit), _) => {
+            Some(also(format!("no output for {} s; use --timeout to wait longer", limit.as_secs())))
+        }
         (End::Abandoned(limit), _) => Some(format!(
             "the input has ended and there was no output for {} s; use --timeout to wait longer",
             limit.as_secs()
         )),
-        (End::Exited(_), _) if missing.is_some() => Some(also("the guest ended".into())),
-        (End::Exited(_), Some(Verdict::Ok)) => None,
-        (End::Exited(_), Some(Verdict::Failed(why))) => Some(format!("the host says: {why}")),
-        (End::Exited(status), None) => {
-            Some(format!("QEMU ended ({status}) before the host gave its verdict"))
+        (End::Exited(_), Some(Verdict::Ok)) => {
+            missing.is_some().then(|| also("the guest ended".into()))
         }
+        (End::Exited(_), Some(Verdict::Failed(why))) => Some(also(format!("the host says: {why}"))),
+        (End::Exited(status), None) => {
+            Some(also(format!("QEMU ended ({status}) before the host gave its verdict")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    use super::*;
+    use crate::screen::Screen;
+
+    fn why(expect: Option<&str>, end: End, verdict: Option<Verdict>) -> Option<String> {
+        let (script, screen) = (Script::default(), Screen::default());
+        let report = Report { end, verdict, script, screen, stderr: String::new() };
+        failure(expect.map(|e| Regex::new(e).unwrap()).as_ref(), &report)
+    }
+
+    #[test]
+    fn a_run_that_ends_without_the_expected_line_fails_and_says_all_that_went_wrong() {
+        let exited = End::Exited(ExitStatus::from_raw(0));
+        assert_eq!(why(Some("x"), End::Done, None), None);
+        assert_eq!(
+            why(Some("x"), exited.clone(), Some(Verdict::Ok)).unwrap(),
+            "no line matched `x`; the guest ended"
+        );
+        let failed = Verdict::Failed("3 pages are stuck".into());
+        let reason = why(Some("x"), exited.clone(), Some(failed)).unwrap();
+        assert!(reason.contains("`x`") && reason.ends_with("3 pages are stuck"), "{reason}");
+        let reason = why(Some("x"), exited, None).unwrap();
+        assert!(reason.contains("`x`; QEMU ended"), "{reason}");
+        let silent = End::Silent(Duration::from_secs(60));
+        assert!(why(Some("x"), silent, None).unwrap().ends_with("use --timeout to wait longer"));
+    }
+
+    #[test]
+    fn without_an_expected_line_only_the_verdict_of_the_host_makes_a_success() {
+        let exited = End::Exited(ExitStatus::from_raw(0));
+        assert_eq!(why(None, exited.clone(), Some(Verdict::Ok)), None);
+        assert!(why(None, exited.clone(), Some(Verdict::Failed("x".into()))).is_some());
+        assert!(why(None, exited, None).unwrap().contains("before the host gave its verdict"));
     }
 }
