@@ -23,6 +23,11 @@ const ONLY: usize = 0;
 /// guest whose next timer fires before it has deactivated the last would wait for ever.
 const LOOKS_PER_SECOND: u64 = 100;
 
+/// WFI and WFE end the run. Untrapped, a WFI would end whenever the host has an interrupt, at the
+/// latest at the next look. A guest must expect that of any WFI (DDI0487, Wait for Interrupt), but
+/// it happens on hardly any machine, and small kernels wait once and do not look again.
+const TRAP_WFX: bool = true;
+
 /// How a VM's run ended.
 #[derive(Debug)]
 pub enum End {
@@ -110,7 +115,7 @@ impl<'a, 'v, 'b> Turn<'a, 'v, 'b> {
             if let Some(end) = self.out_of_time() {
                 return end;
             }
-            let Some(entry) = self.vm.before_run(self.shim, ONLY, false) else {
+            let Some(entry) = self.vm.before_run(self.shim, ONLY, TRAP_WFX) else {
                 return End::Halted;
             };
             self.set_vtimer_active(entry.vtimer_active);

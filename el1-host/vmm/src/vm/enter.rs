@@ -26,7 +26,7 @@ pub struct Entry {
 }
 
 impl Vm<'_> {
-    /// Writes the entry words of a vCPU's run page. `trap_wfx`: others wait for this CPU. `None`: the vCPU is
+    /// Writes the entry words of a vCPU's run page. `trap_wfx`: WFI and WFE end it. `None`: the vCPU is
     /// off, or does not exist.
     pub fn before_run<H: Host + ?Sized>(
         &mut self,
