@@ -7,6 +7,7 @@
 
 mod boot;
 mod calls;
+mod distributor;
 mod gic2;
 mod gic3;
 mod ids;
@@ -24,7 +25,7 @@ use crate::{gic, machine, println, report};
 pub fn run() {
     let reference = machine::get().reference;
     println!("arch: {} machine", if reference { "reference" } else { "Redan" });
-    let parts: [(&str, fn()); 11] = [
+    let parts: [(&str, fn()); 12] = [
         ("boot protocol", boot::run),
         ("PSCI and SMCCC", calls::run),
         ("ID registers", ids::run),
@@ -32,6 +33,7 @@ pub fn run() {
         ("EL0", user::run),
         ("memory", memory::run),
         ("interrupts", interrupts::run),
+        ("distributor", distributor::run),
         ("GICv2", || only(false, gic2::run)),
         ("GICv3", || only(true, gic3::run)),
         ("timers", timers::run),

@@ -16,6 +16,7 @@ global_asm!(
     "guest_back: ret",
     ".balign 64",
     ".global u_svc, u_daif, u_hvc, u_smc, u_wild, u_odd, u_load, u_count, u_timer, u_wfi, u_cache, u_fp",
+    ".global u_el2",
     "u_svc: svc #0x77",
     "u_daif: msr daifset, #2",
     "svc #0",
@@ -44,6 +45,8 @@ global_asm!(
     "u_fp: fmov d0, xzr",
     ".arch_extension nofp",
     "svc #1",
+    "u_el2: mrs x9, s3_4_c1_c0_0",
+    "svc #1",
 );
 
 type Code = unsafe extern "C" fn();
@@ -63,6 +66,7 @@ unsafe extern "C" {
     fn u_wfi();
     fn u_cache();
     fn u_fp();
+    fn u_el2();
 }
 
 /// EL0, nothing masked.
@@ -106,6 +110,7 @@ fn plain() {
     check!(ended(u_svc, ec::SVC, Some(0x77)), "SVC at EL0 arrives at EL1's lower-EL vector");
     check!(ended(u_hvc, ec::UNDEF, None), "HVC is undefined at EL0");
     check!(ended(u_smc, ec::UNDEF, None), "SMC is undefined at EL0");
+    check!(ended(u_el2, ec::UNDEF, Some(0)), "SCTLR_EL2 is undefined at EL0");
     let wild = enter(u_wild, EL0T);
     check!(
         wild.is_some_and(|f| f.kind == SYNC_EL0 && f.ec() == ec::FETCH_EL0 && f.far == 0x1000),
