@@ -5,6 +5,7 @@ pub mod build;
 mod check;
 mod debug;
 mod fetch;
+mod loom;
 mod miri;
 mod qemu_test;
 pub mod run;
@@ -38,6 +39,7 @@ enum Command {
     Sizes(sizes::Args),
     Check(check::Args),
     Miri(miri::Args),
+    Loom(loom::Args),
 }
 
 /// Parse the command line and do what it says.
@@ -65,5 +67,6 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Sizes(args) => sizes::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Miri(args) => miri::run(&args),
+        Command::Loom(args) => loom::run(&args),
     }
 }

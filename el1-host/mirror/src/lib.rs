@@ -12,7 +12,10 @@
 //!   VM, with this pfn and with at most these rights ([`Mirror::audit`] compares).
 //! - I2: after EL2 has said yes, nothing here allocates, so nothing can fail.
 //! - I3: two neighbouring runs that could be one, are one.
-#![cfg_attr(not(test), no_std)]
+//!
+//! Under `--cfg loom` the lock is one that loom can see (`lock`), and the tests are models of what
+//! several CPUs do at once (`models`); `cargo xtask loom` runs them.
+#![cfg_attr(not(any(test, loom)), no_std)]
 #![cfg_attr(
     test,
     expect(
@@ -30,7 +33,11 @@ mod counters;
 #[cfg(any(test, feature = "fakes"))]
 pub mod fake;
 mod hypercalls;
+mod lock;
 mod mirror;
+#[cfg(test)]
+#[cfg(loom)]
+mod models;
 mod runs;
 
 pub use answers::{Features, GuestRun, HostRun, Leftovers, RunExit, VmStats};
@@ -41,4 +48,5 @@ pub use mirror::{Destroyed, Mirror, Unmapped};
 pub use runs::Mapping;
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests;

@@ -17,10 +17,10 @@
 //! never allocates. The usual `map`, the next page of a run, needs no node at all.
 
 use hyp_abi::{Gfn, Handle, Pfn, Prot, Refusal};
-use spin::RwLock;
 
 use crate::counters::{Counters, Snapshot, add};
 use crate::hypercalls::{Calls, Hypercalls};
+use crate::lock::RwLock;
 use crate::runs::{Mapping, Runs};
 
 /// The memory of one VM, as this host has arranged it.

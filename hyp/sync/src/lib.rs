@@ -13,11 +13,19 @@
 //! - I2: mutual exclusion is a ticket lock: first come, first served, so that no CPU starves.
 //! - I3: EL2 runs with exceptions masked, so a holder is never interrupted; no lock is held across
 //!   guest entry or console output.
-#![cfg_attr(not(test), no_std)]
+//!
+//! Under `--cfg loom` the ticket lock is one that loom can see (`turns`), and the tests are models
+//! of it (`models`); `cargo xtask loom` runs them.
+#![cfg_attr(not(any(test, loom)), no_std)]
 #![forbid(unsafe_code)]
 
 mod lock;
+#[cfg(test)]
+#[cfg(loom)]
+mod models;
 pub mod rank;
+#[cfg(loom)]
+mod turns;
 
 pub use lock::{Guard, Held, Lock};
 pub use spin::{Once, RwLock};

@@ -3,9 +3,12 @@
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
+#[cfg(not(loom))]
 use spin::mutex::{TicketMutex, TicketMutexGuard};
 
 use crate::rank::{Below, Leaf, Nothing, Rank};
+#[cfg(loom)]
+use crate::turns::{Flaw, TicketMutex, TicketMutexGuard};
 
 /// Says that this CPU holds a lock of rank `R` and none above it. `'a` is the borrow of the token
 /// before it: while this one lives, that one cannot be used.
@@ -31,9 +34,23 @@ pub struct Lock<T, R: Rank> {
 
 impl<T, R: Rank> Lock<T, R> {
     /// An unlocked value.
+    #[cfg(not(loom))]
     #[must_use]
     pub const fn new(value: T) -> Self {
         Self { inner: TicketMutex::new(value), _rank: PhantomData }
+    }
+
+    /// An unlocked value. Not `const`: loom's atomics belong to one run of a model.
+    #[cfg(loom)]
+    #[must_use]
+    pub fn new(value: T) -> Self {
+        Self::flawed(value, Flaw::Sound)
+    }
+
+    /// A lock that does something wrong, to see that a model notices.
+    #[cfg(loom)]
+    pub(crate) fn flawed(value: T, flaw: Flaw) -> Self {
+        Self { inner: TicketMutex::new(value, flaw), _rank: PhantomData }
     }
 
     /// Waits for its turn and takes the lock. The second half is the token for locks above it.
@@ -98,6 +115,7 @@ impl<T> DerefMut for Guard<'_, T> {
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::rank::{Console, Host, Pool, Vm};
