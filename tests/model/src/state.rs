@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use hyp_abi::{Gfn, Handle, PageState, Pfn, Prot};
 
 /// What never changes after boot.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
     /// RAM, as (first page, number of pages).
     pub ram: Vec<(Pfn, u64)>,
@@ -28,7 +28,7 @@ impl World {
 }
 
 /// One page of RAM as its three parties see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Page {
     /// The host's view.
     pub host: PageState,
@@ -50,7 +50,7 @@ impl Page {
 }
 
 /// One mapping of a guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Map {
     /// The page.
     pub pfn: Pfn,
@@ -63,7 +63,7 @@ pub struct Map {
 }
 
 /// A virtual CPU.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Vcpu {
     /// Its run page.
     pub run: Pfn,
@@ -74,7 +74,7 @@ pub struct Vcpu {
 }
 
 /// Where a VM is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// Only a handle.
     Reserved,
@@ -85,7 +85,7 @@ pub enum Phase {
 }
 
 /// A virtual machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Vm {
     /// Its name for life.
     pub handle: Handle,
@@ -147,7 +147,7 @@ impl Vm {
 }
 
 /// Everything.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// What never changes.
     pub world: World,

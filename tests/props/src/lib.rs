@@ -7,6 +7,7 @@
 
 mod rig;
 mod rng;
+pub mod tiny;
 mod walk;
 
 pub use rig::Rig;
