@@ -82,7 +82,8 @@ pub mod entry {
     pub const INJECT_ABORT: u64 = 1 << 3;
     /// Inject an Undefined Instruction exception for the latched trap.
     pub const INJECT_UNDEF: u64 = 1 << 4;
-    /// Trap WFI and WFE for this run (other vCPUs wait for this CPU).
+    /// Trap WFI and WFE for this run. Untrapped, a wait ends at any interrupt of the host's, and
+    /// other vCPUs wait for this CPU meanwhile.
     pub const TRAP_WFX: u64 = 1 << 5;
     /// All bits that exist.
     pub const MASK: u64 = 0x3f;
