@@ -66,7 +66,7 @@ pub fn from_el2(kind: u64, frame: &Frame, sp: u64, esr: u64, far: u64) -> ! {
         let _ = writeln!(Raw);
     }
     let (guard_end, _) = crate::arch::boot::stack();
-    if (guard_end - hyp_abi::PAGE_SIZE..guard_end).contains(&far) {
+    if (guard_end.saturating_sub(hyp_abi::PAGE_SIZE)..guard_end).contains(&far) {
         panic!("stack overflow");
     }
     panic!("unexpected exception");

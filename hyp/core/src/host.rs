@@ -130,14 +130,15 @@ impl HostState {
         let facts = |pfn| pages.word(pfn).map(visible);
         let nr = region.end().saturating_sub(first.raw()).min(AUDIT_BATCH);
         let candidates = PageRange::of(first, nr).ok_or(Refusal::NotFound)?;
-        let run = candidates.iter().take_while(|pfn| facts(*pfn) == facts(first)).count() as u64;
+        let other = candidates.iter().find(|pfn| facts(*pfn) != facts(first));
+        let end = other.map_or(candidates.end(), Pfn::raw);
         let (states, counts) = facts(first).ok_or(Refusal::NotFound)?;
         Ok(Ret {
             x2: first.raw(),
             x3: states,
             x4: counts,
-            x5: first.raw().saturating_add(run),
-            ..value(run)
+            x5: end,
+            ..value(end.saturating_sub(first.raw()))
         })
     }
 }

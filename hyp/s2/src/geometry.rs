@@ -128,7 +128,8 @@ impl Geometry {
     /// Pages of the IPA space: the first gfn that does not exist.
     #[must_use]
     pub const fn frames(self) -> u64 {
-        1 << (self.ipa_bits as u32).saturating_sub(PAGE_SHIFT)
+        // I1 bounds the shift, of which the compiler knows nothing.
+        1_u64.wrapping_shl((self.ipa_bits as u32).saturating_sub(PAGE_SHIFT))
     }
     /// Root pages side by side; the first must be aligned to all of them.
     #[must_use]

@@ -15,10 +15,11 @@ fn ctr() -> u64 {
 /// Calls `op` for each line of `start..start + size`; `field` is the log2 of a line in words.
 fn lines(start: u64, size: u64, field: u64, op: impl Fn(u64)) {
     let line = 4_u64 << (field & 0xf);
+    let end = start.saturating_add(size);
     let mut at = start & !(line - 1);
-    while at < start + size {
+    while at < end {
         op(at);
-        at += line;
+        at = at.saturating_add(line);
     }
 }
 
