@@ -11,6 +11,7 @@ mod qemu_test;
 pub mod run;
 mod setup;
 mod sizes;
+mod tidy;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,7 @@ enum Command {
     Debug(debug::Args),
     Sizes(sizes::Args),
     Check(check::Args),
+    Tidy(tidy::Args),
     Miri(miri::Args),
     Loom(loom::Args),
 }
@@ -66,6 +68,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Debug(args) => debug::run(&args),
         Command::Sizes(args) => sizes::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Tidy(args) => tidy::run(&args),
         Command::Miri(args) => miri::run(&args),
         Command::Loom(args) => loom::run(&args),
     }

@@ -4,14 +4,15 @@
 //! segments at their addresses (`.rela.dyn` among them), gaps and bss as zeros. Nothing here
 //! applies a relocation; it only refuses an ELF whose relocations would not be in the binary.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
 use object::elf::{
     EM_AARCH64, ET_DYN, ET_EXEC, FileHeader64, PT_LOAD, R_AARCH64_RELATIVE, SHF_ALLOC, SHF_WRITE,
 };
-use object::read::elf::{ElfFile64, FileHeader, ProgramHeader, SectionHeader};
-use object::{Endianness, Object, ObjectSection, SectionKind};
+use object::read::elf::{ElfFile64, FileHeader, ProgramHeader, Rela, SectionHeader};
+use object::{Endianness, Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
 
 /// The largest flat binary we believe in: more is a linker script gone wrong.
 const LIMIT: u64 = 256 << 20;
@@ -74,6 +75,66 @@ pub fn sizes(elf: &[u8]) -> Result<Sizes> {
         *slot += section.size();
     }
     Ok(sum)
+}
+
+/// A name in an executable section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CodeSymbol {
+    /// As the compiler mangled it.
+    pub name: String,
+    /// Where it is.
+    pub address: u64,
+    /// How long it is, if anybody said.
+    pub size: u64,
+    /// A compiler's function (`STT_FUNC`), not a label in assembly.
+    pub function: bool,
+    /// Where data follows, or the section ends.
+    pub code_end: u64,
+}
+
+/// All names of code in `elf`, the mapping symbol `$x` among them. Names of data between code are
+/// left out: the mapping symbol `$d` says where it begins (AAELF64, "Mapping symbols").
+pub fn code_symbols(elf: &[u8]) -> Result<Vec<CodeSymbol>> {
+    let file = parse(elf)?;
+    let mut symbols = Vec::new();
+    let mut maps = BTreeMap::new();
+    for symbol in file.symbols() {
+        let section = symbol.section_index().and_then(|at| file.section_by_index(at).ok());
+        let Some(section) = section.filter(|s| s.kind() == SectionKind::Text) else { continue };
+        let name = symbol.name().context("a symbol without a name")?.to_owned();
+        let (address, size) = (symbol.address(), symbol.size());
+        let code_end = section.address() + section.size();
+        if name.starts_with('$') {
+            maps.insert(address, name.starts_with("$d"));
+        }
+        if symbol.kind() != SymbolKind::Section && address < code_end {
+            let function = symbol.kind() == SymbolKind::Text && size > 0;
+            symbols.push(CodeSymbol { name, address, size, function, code_end });
+        }
+    }
+    symbols.retain_mut(|symbol| {
+        let data = maps.range(symbol.address + 1..).find(|(_, data)| **data);
+        symbol.code_end = data.map_or(symbol.code_end, |(at, _)| symbol.code_end.min(*at));
+        maps.range(..=symbol.address).next_back().is_some_and(|(_, data)| !data)
+    });
+    Ok(symbols)
+}
+
+/// The words that the entry code relocates, and the addresses (as linked) that it puts there.
+pub fn relative_relocations(elf: &[u8]) -> Result<BTreeMap<u64, u64>> {
+    let file = parse(elf)?;
+    let endian = file.endian();
+    let mut words = BTreeMap::new();
+    for section in file.sections() {
+        let header = section.elf_section_header();
+        let Some((entries, _)) = header.rela(endian, elf).ok().flatten() else { continue };
+        for entry in entries {
+            if entry.r_type(endian, false) == R_AARCH64_RELATIVE {
+                words.insert(entry.r_offset(endian), entry.r_addend(endian).cast_unsigned());
+            }
+        }
+    }
+    Ok(words)
 }
 
 fn parse(elf: &[u8]) -> Result<ElfFile64<'_, Endianness>> {

@@ -3,7 +3,7 @@
 //! * `cmd` holds one file per subcommand; each reads like the list of what it does.
 //! * The machine at hand: [`paths`], [`toolchain`], [`qemu`], [`archive`], [`apt`], [`stock`], [`child`], [`ui`].
 //! * What we make: [`elf`] and [`image`] (the flat `redan.img`), [`cpio`], [`initramfs`], [`bundle`].
-//! * How we judge a run: [`screen`], [`script`], [`keys`], [`console`], [`registry`], [`qtest`], [`hostile`].
+//! * How we judge a run: [`screen`], [`script`], [`keys`], [`console`], [`registry`], [`qtest`], [`hostile`], [`panics`].
 //!
 //! Two rules hold everywhere. No child process is waited for without a limit, and every failure
 //! says what to do next or shows the last lines of the console it failed on.
@@ -21,6 +21,7 @@ pub mod image;
 pub mod initramfs;
 pub mod keys;
 pub mod licence;
+pub mod panics;
 pub mod paths;
 pub mod qemu;
 pub mod qtest;
