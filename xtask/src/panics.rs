@@ -1,9 +1,9 @@
 //! No panic from outside: what runs at EL2 once the host has started cannot reach a panic, but for
-//! those that stand for a broken invariant of our own ([`ALLOWED`]).
+//! those that stand for a broken invariant of our own (`ALLOWED`).
 //!
 //! The judge is the release image itself, after inlining and dead code removal: a check that the
 //! compiler could prove is gone, one that it could not is a call that we see. From the two exception
-//! vector tables, which are all ways into EL2, we follow the call graph ([`graph`]) to whatever
+//! vector tables, which are all ways into EL2, we follow the call graph (`graph`) to whatever
 //! leads to the panic handler.
 
 mod a64;
