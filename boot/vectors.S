@@ -14,6 +14,24 @@
     add     \reg, \reg, :lo12:\symbol
     .endm
 
+// Saves x2..x29 where they belong in the x0..x30 at \base + \offset.
+    .macro  save_x2_to_x29 base, offset
+    stp     x2, x3, [\base, #\offset + 16]
+    stp     x4, x5, [\base, #\offset + 32]
+    stp     x6, x7, [\base, #\offset + 48]
+    stp     x8, x9, [\base, #\offset + 64]
+    stp     x10, x11, [\base, #\offset + 80]
+    stp     x12, x13, [\base, #\offset + 96]
+    stp     x14, x15, [\base, #\offset + 112]
+    stp     x16, x17, [\base, #\offset + 128]
+    stp     x18, x19, [\base, #\offset + 144]
+    stp     x20, x21, [\base, #\offset + 160]
+    stp     x22, x23, [\base, #\offset + 176]
+    stp     x24, x25, [\base, #\offset + 192]
+    stp     x26, x27, [\base, #\offset + 208]
+    stp     x28, x29, [\base, #\offset + 224]
+    .endm
+
 // Return to a lower EL; nothing is speculated past it (no SB on the Cortex-A72).
     .macro  eret_sb
     eret
@@ -49,20 +67,7 @@ hyp_from_el2:
     mov     sp, x2
     sub     sp, sp, #{FRAME_SIZE}
     mrs     x2, spsr_el1
-    stp     x2, x3, [sp, #{FRAME_GPR} + 16]
-    stp     x4, x5, [sp, #{FRAME_GPR} + 32]
-    stp     x6, x7, [sp, #{FRAME_GPR} + 48]
-    stp     x8, x9, [sp, #{FRAME_GPR} + 64]
-    stp     x10, x11, [sp, #{FRAME_GPR} + 80]
-    stp     x12, x13, [sp, #{FRAME_GPR} + 96]
-    stp     x14, x15, [sp, #{FRAME_GPR} + 112]
-    stp     x16, x17, [sp, #{FRAME_GPR} + 128]
-    stp     x18, x19, [sp, #{FRAME_GPR} + 144]
-    stp     x20, x21, [sp, #{FRAME_GPR} + 160]
-    stp     x22, x23, [sp, #{FRAME_GPR} + 176]
-    stp     x24, x25, [sp, #{FRAME_GPR} + 192]
-    stp     x26, x27, [sp, #{FRAME_GPR} + 208]
-    stp     x28, x29, [sp, #{FRAME_GPR} + 224]
+    save_x2_to_x29 sp, {FRAME_GPR}
     str     x30, [sp, #{FRAME_GPR} + 240]
     mrs     x2, sp_el0
     mrs     x3, elr_el1
@@ -102,20 +107,7 @@ hyp_serror_from_el2:
     .endm
 
 hyp_from_host:
-    stp     x2, x3, [sp, #{FRAME_GPR} + 16]
-    stp     x4, x5, [sp, #{FRAME_GPR} + 32]
-    stp     x6, x7, [sp, #{FRAME_GPR} + 48]
-    stp     x8, x9, [sp, #{FRAME_GPR} + 64]
-    stp     x10, x11, [sp, #{FRAME_GPR} + 80]
-    stp     x12, x13, [sp, #{FRAME_GPR} + 96]
-    stp     x14, x15, [sp, #{FRAME_GPR} + 112]
-    stp     x16, x17, [sp, #{FRAME_GPR} + 128]
-    stp     x18, x19, [sp, #{FRAME_GPR} + 144]
-    stp     x20, x21, [sp, #{FRAME_GPR} + 160]
-    stp     x22, x23, [sp, #{FRAME_GPR} + 176]
-    stp     x24, x25, [sp, #{FRAME_GPR} + 192]
-    stp     x26, x27, [sp, #{FRAME_GPR} + 208]
-    stp     x28, x29, [sp, #{FRAME_GPR} + 224]
+    save_x2_to_x29 sp, {FRAME_GPR}
     mrs     x2, elr_el2
     mrs     x3, spsr_el2
     str     x30, [sp, #{FRAME_GPR} + 240]
@@ -210,20 +202,7 @@ hyp_guest_enter:
 hyp_guest_exit:
     ldr     x1, [sp, #16 + 96]      // the Context
     add     x1, x1, #{CTX_GPR}
-    stp     x2, x3, [x1, #16]
-    stp     x4, x5, [x1, #32]
-    stp     x6, x7, [x1, #48]
-    stp     x8, x9, [x1, #64]
-    stp     x10, x11, [x1, #80]
-    stp     x12, x13, [x1, #96]
-    stp     x14, x15, [x1, #112]
-    stp     x16, x17, [x1, #128]
-    stp     x18, x19, [x1, #144]
-    stp     x20, x21, [x1, #160]
-    stp     x22, x23, [x1, #176]
-    stp     x24, x25, [x1, #192]
-    stp     x26, x27, [x1, #208]
-    stp     x28, x29, [x1, #224]
+    save_x2_to_x29 x1, 0
     str     x30, [x1, #240]
     ldp     x2, x3, [sp], #16
     stp     x2, x3, [x1]
@@ -303,6 +282,7 @@ hyp_vector_guest:
     .balign 0x80
 
     .purgem adr_l
+    .purgem save_x2_to_x29
     .purgem eret_sb
     .purgem from_el2
     .purgem serror_from_el2
