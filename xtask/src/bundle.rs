@@ -40,6 +40,8 @@ pub struct Changes {
     pub append: Option<String>,
     /// Another size of RAM, in MiB.
     pub mem: Option<u64>,
+    /// Another number of vCPUs.
+    pub vcpus: Option<u8>,
 }
 
 impl Vm {
@@ -58,11 +60,6 @@ impl Vm {
     pub fn from_text(origin: &str, text: &str, folder: &Path, changes: &Changes) -> Result<Self> {
         let parsed = manifest::parse(text).map_err(|e| anyhow!("{origin}: {e}"))?;
         let (manifest, mut files) = changes.apply(parsed)?;
-        ensure!(
-            manifest.vcpus == 1,
-            "{origin}: vcpus = {}: more than one vCPU comes with a later issue",
-            manifest.vcpus
-        );
         for name in manifest.files() {
             // A file that is not there is left out: the check below says so with its line.
             if !files.contains_key(name) && (is_made(name) || folder.join(name).exists()) {
@@ -108,9 +105,14 @@ impl Changes {
             manifest.cmdline.clone_from(append);
         }
         manifest.memory_mib = self.mem.unwrap_or(manifest.memory_mib);
+        manifest.vcpus = self.vcpus.unwrap_or(manifest.vcpus);
         // Hold what the command line said to the rules of the manifest.
         manifest::parse(&manifest.to_toml()).map_err(|e| {
-            let option = if e.reason.starts_with("cmdline") { "--append" } else { "--mem" };
+            let option = match e.reason.split_once(':') {
+                Some(("cmdline", _)) => "--append",
+                Some(("vcpus", _)) => "--vcpus",
+                _ => "--mem",
+            };
             anyhow!("{option}: {}", e.reason)
         })?;
         Ok((manifest, files))
@@ -244,7 +246,7 @@ mod tests {
             (TEXT.replace("Image", "nothere"), "line 2: kernel: no file"),
             (TEXT.replace("16", "1"), "line 3: memory_mib: 1 is too little"),
             (format!("{TEXT}[[region]]\nbase = 0x40000000\nmib = 1\n"), "line 5: region: "),
-            (format!("{TEXT}vcpus = 2\n"), "vcpus = 2: more than one vCPU"),
+            (format!("{TEXT}vcpus = 9\n"), "line 4: vcpus: 9 is not 1 to 8"),
         ];
         for (text, reason) in cases {
             let error = refusal(&text, &none);
@@ -256,6 +258,8 @@ mod tests {
     fn changes_of_the_command_line_are_held_to_the_same_rules() {
         let error = refusal(TEXT, &Changes { mem: Some(0), ..Changes::default() });
         assert!(error.contains("memory_mib"), "{error}");
+        let error = refusal(TEXT, &Changes { vcpus: Some(9), ..Changes::default() });
+        assert!(error.starts_with("--vcpus: ") && error.contains("9 is not 1 to 8"), "{error}");
         let error = refusal(TEXT, &Changes { append: Some("a\nb".into()), ..Changes::default() });
         assert!(error.contains("control character"), "{error}");
         assert!(error.starts_with("--append: "), "{error}");
@@ -266,6 +270,15 @@ mod tests {
                 refusal(TEXT, &Changes { kernel: Some(wrong.into()), ..Changes::default() });
             assert!(error.starts_with(&format!("--kernel {wrong}: ")), "{error}");
         }
+    }
+
+    #[test]
+    fn the_command_line_changes_the_number_of_vcpus() {
+        let dir = folder();
+        let changes = Changes { vcpus: Some(4), ..Changes::default() };
+        let vm = Vm::from_text("vm.toml", TEXT, dir.path(), &changes).unwrap();
+        assert_eq!(vm.manifest.vcpus, 4);
+        assert!(vm.manifest.to_toml().contains("vcpus = 4"));
     }
 
     #[test]

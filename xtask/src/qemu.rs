@@ -151,6 +151,8 @@ pub struct Machine {
     pub gic: u8,
     /// `-cpu`.
     pub cpu: String,
+    /// How many of them: `-smp`.
+    pub smp: u8,
     /// RAM in MiB.
     pub ram_mib: u64,
     /// The arm64 Image; `None` when `extra` starts the machine in another way.
@@ -161,7 +163,8 @@ pub struct Machine {
     pub append: String,
     /// Let EL1 end QEMU: only where all code is ours, because EL2 cannot trap it.
     pub semihosting: bool,
-    /// Count instructions: exact, repeatable, one thread.
+    /// Count instructions: exact, repeatable, all CPUs take turns on one thread. Otherwise each CPU
+    /// has a thread of its own.
     pub icount: bool,
     /// The console.
     pub serial: Serial,
@@ -177,7 +180,8 @@ impl Machine {
     pub fn command(&self, qemu: &Qemu) -> Command {
         let mut cmd = qemu.command();
         let mut board = format!("virt,virtualization=on,gic-version={}", self.gic);
-        cmd.args(["-nic", "none", "-display", "none", "-smp", "1", "-no-reboot"]);
+        cmd.args(["-nic", "none", "-display", "none", "-no-reboot"]);
+        cmd.args(["-smp", &self.smp.to_string()]);
         if self.icount {
             // Every source of chance must go for two runs to be equal.
             board.push_str(",dtb-randomness=off");
@@ -225,6 +229,41 @@ pub fn joined(prefix: &str, path: &Path) -> OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn arguments(smp: u8, icount: bool) -> String {
+        let qemu = Qemu { program: "q".into(), prefix: Vec::new(), version: NEEDED };
+        let machine = Machine {
+            gic: 3,
+            cpu: "max".into(),
+            smp,
+            ram_mib: 512,
+            image: None,
+            initrd: None,
+            append: String::new(),
+            semihosting: false,
+            icount,
+            serial: Serial::Pipe,
+            folder: PathBuf::new(),
+            extra: Vec::new(),
+        };
+        let cmd = machine.command(&qemu);
+        let words: Vec<_> = cmd.get_args().map(|a| a.to_string_lossy()).collect();
+        words.join(" ")
+    }
+
+    #[test]
+    fn a_machine_has_as_many_cpus_as_it_was_given() {
+        assert!(arguments(8, false).contains("-smp 8 "));
+        assert!(!arguments(8, false).contains("-icount"));
+    }
+
+    #[test]
+    fn counting_instructions_leaves_no_source_of_chance() {
+        let said = arguments(4, true);
+        for word in ["-smp 4 ", "sleep=off", "clock=vm", "dtb-randomness=off"] {
+            assert!(said.contains(word), "{said}");
+        }
+    }
 
     #[test]
     fn versions_are_found_where_tools_and_packages_write_them() {

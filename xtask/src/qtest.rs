@@ -28,27 +28,53 @@ pub struct Case {
     pub gic: u8,
     /// CPU model.
     pub cpu: String,
+    /// How many CPUs.
+    pub smp: u8,
+    /// In the repeatable lane.
+    pub icount: bool,
+}
+
+/// What the command line asks of every test, whatever its row says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lane {
+    /// This number of CPUs, once, in place of those of the row.
+    pub smp: Option<u8>,
+    /// The repeatable lane, where the row does not refuse it.
+    pub icount: bool,
 }
 
 impl Case {
-    /// All combinations of `test`.
+    /// All combinations of `test` in a lane.
     #[must_use]
-    pub fn all(test: &Test) -> Vec<Self> {
-        let case = |gic: u8, cpu: &String| Self { test: test.clone(), gic, cpu: cpu.clone() };
-        test.gic.iter().flat_map(|gic| test.cpu.iter().map(move |cpu| case(*gic, cpu))).collect()
+    pub fn all(test: &Test, lane: Lane) -> Vec<Self> {
+        let smps = lane.smp.map_or_else(|| test.smp.clone(), |smp| vec![smp]);
+        let icount = test.icount.unwrap_or(lane.icount);
+        let mut cases = Vec::new();
+        for (gic, cpu) in test.gic.iter().flat_map(|g| test.cpu.iter().map(move |c| (g, c))) {
+            for &smp in &smps {
+                cases.push(Self { test: test.clone(), gic: *gic, cpu: cpu.clone(), smp, icount });
+            }
+        }
+        cases
     }
 
     /// How it is called in lists and reports.
     #[must_use]
     pub fn name(&self) -> String {
-        format!("{}[gic{},{}]", self.test.name, self.gic, self.cpu)
+        let Self { test, gic, cpu, smp, icount } = self;
+        let lane = if *icount { ",icount" } else { "" };
+        format!("{}[gic{gic},{cpu},smp{smp}{lane}]", test.name)
+    }
+
+    /// The name, without what a shell or QEMU might read otherwise.
+    fn file_name(&self) -> String {
+        self.name().replace(['[', ','], "-").replace(']', "")
     }
 
     /// Run it. `Ok(Some(reason))` is a test that failed; `Err` is a machine that could not be
     /// set up, which fails the test too.
     pub fn run(&self, qemu: &Qemu) -> Result<Option<String>> {
-        let file_name = format!("{}-gic{}-{}", self.test.name, self.gic, self.cpu);
-        let folder = paths::output("qemu-test")?.join(file_name);
+        let folder = paths::output("qemu-test")?.join(self.file_name());
         paths::create(&folder)?;
         let nonce = run::nonce();
         let machine = self.machine(qemu, &folder, &nonce)?;
@@ -79,12 +105,13 @@ impl Case {
         let machine = Machine {
             gic: self.gic,
             cpu: self.cpu.clone(),
+            smp: self.smp,
             ram_mib: test.ram_mib.unwrap_or_else(|| bundle::machine_ram_mib(&vms, packed.len())),
             image: Some(image),
             initrd: self.initrd(folder, packed)?,
             append: format!("redan.nonce={nonce} {}", test.append).trim_end().to_owned(),
             semihosting: test.verdict() == Verdict::Semihosting,
-            icount: test.icount,
+            icount: self.icount,
             serial: Serial::Pipe,
             folder: folder.to_owned(),
             extra: Vec::new(),
@@ -140,7 +167,8 @@ impl Case {
         writeln!(text, "cmdline = {:?}", test.cmdline.as_deref().unwrap_or("console=ttyAMA0"))?;
         writeln!(text, "services = {:?}", test.services)?;
         writeln!(text, "{}", test.manifest.as_deref().unwrap_or_default())?;
-        Vm::from_text(&test.name, &text, Path::new("."), &Changes::default())
+        let changes = Changes { vcpus: test.vcpus, ..Changes::default() };
+        Vm::from_text(&test.name, &text, Path::new("."), &changes)
     }
 
     /// Why the test failed, if it did.
@@ -232,7 +260,7 @@ mod tests {
 
     fn case(lines: &str) -> Case {
         let text = format!("[[test]]\nname = \"t\"\nabout = \"a\"\n{lines}");
-        Case::all(&Registry::parse(&text).unwrap().test[0]).remove(0)
+        Case::all(&Registry::parse(&text).unwrap().test[0], Lane::default()).remove(0)
     }
 
     fn report(end: End, verdict: Option<HostVerdict>) -> Report {
@@ -245,14 +273,31 @@ mod tests {
     }
 
     #[test]
-    fn the_matrix_is_the_product_of_gics_and_cpus() {
-        let text = "[[test]]\nname = \"t\"\nabout = \"a\"\npayload = \"x\"\ngic = [2, 3]\ncpu = [\"max\", \"cortex-a53\"]\n";
-        let names: Vec<_> =
-            Case::all(&Registry::parse(text).unwrap().test[0]).iter().map(Case::name).collect();
+    fn the_matrix_is_the_product_of_gics_and_cpus_and_their_numbers() {
+        let text = "[[test]]\nname = \"t\"\nabout = \"a\"\npayload = \"x\"\ngic = [2, 3]\ncpu = [\"max\", \"cortex-a53\"]\nsmp = [1, 8]\n";
+        let test = &Registry::parse(text).unwrap().test[0];
+        let names = |lane| Case::all(test, lane).iter().map(Case::name).collect::<Vec<_>>();
         assert_eq!(
-            names,
-            ["t[gic2,max]", "t[gic2,cortex-a53]", "t[gic3,max]", "t[gic3,cortex-a53]"]
+            names(Lane::default()),
+            [
+                "t[gic2,max,smp1]",
+                "t[gic2,max,smp8]",
+                "t[gic2,cortex-a53,smp1]",
+                "t[gic2,cortex-a53,smp8]",
+                "t[gic3,max,smp1]",
+                "t[gic3,max,smp8]",
+                "t[gic3,cortex-a53,smp1]",
+                "t[gic3,cortex-a53,smp8]",
+            ]
         );
+        let lane = Lane { smp: Some(4), icount: true };
+        assert_eq!(names(lane)[0], "t[gic2,max,smp4,icount]");
+        assert_eq!(names(lane).len(), 4);
+        let never = Test { icount: Some(false), ..test.clone() };
+        assert!(Case::all(&never, lane).iter().all(|case| !case.icount));
+        let counted = case("payload = \"x\"\nicount = true");
+        assert_eq!(counted.name(), "t[gic3,cortex-a72,smp1,icount]");
+        assert_eq!(counted.file_name(), "t-gic3-cortex-a72-smp1-icount");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The registry of QEMU tests: tests/qemu.toml.
 //!
 //! Every key is documented here, beside the field it fills; an unknown key is an error. One
-//! `[[test]]` stands for one run per combination of `gic` and `cpu`. A test names exactly one of
+//! `[[test]]` stands for one run per combination of `gic`, `cpu` and `smp`. A test names exactly one of
 //! `payload`, `guest` and `linux`.
 
 use std::collections::BTreeSet;
@@ -40,6 +40,8 @@ pub struct Test {
 
     /// RAM of each VM.
     pub memory_mib: Option<u64>,
+    /// Virtual CPUs of each VM: 1 to 8, 1 if not given.
+    pub vcpus: Option<u8>,
     /// Kernel command line of each VM.
     pub cmdline: Option<String>,
     /// Services of each VM (see docs/architecture.md, "The bundle").
@@ -54,14 +56,20 @@ pub struct Test {
     /// CPU models of the machine.
     #[serde(default = "default_cpu")]
     pub cpu: Vec<String>,
+    /// Numbers of CPUs of the machine: 1 to 8.
+    #[serde(default = "default_smp")]
+    pub smp: Vec<u8>,
     /// RAM of the machine; computed from the VMs otherwise.
     pub ram_mib: Option<u64>,
     /// More words for the host's command line, such as `redan.log=debug`.
     #[serde(default)]
     pub append: String,
-    /// Count instructions: repeatable, one instruction is one nanosecond.
-    #[serde(default)]
-    pub icount: bool,
+    /// The repeatable lane: QEMU counts instructions (`-icount shift=0,sleep=off`), one is one
+    /// nanosecond, and all CPUs take turns on one thread. Without it each CPU has a thread of its
+    /// own, so that races are real. `cargo xtask qemu-test --icount` runs all tests so, but those
+    /// that say `false` here: where a guest takes exceptions for ever no instruction retires, and
+    /// counted time would stop.
+    pub icount: Option<bool>,
 
     /// What is wrong with the bundle on purpose.
     #[serde(default)]
@@ -87,6 +95,9 @@ pub struct Test {
     /// The exit status that `semihosting` must end with.
     #[serde(default)]
     pub exit: i32,
+    /// A long form, of another row most often: run by `cargo xtask qemu-test --soak` only.
+    #[serde(default)]
+    pub soak: bool,
     /// The longest it may take.
     #[serde(default = "default_timeout")]
     pub timeout_s: u64,
@@ -163,6 +174,10 @@ fn default_cpu() -> Vec<String> {
     vec!["cortex-a72".to_owned()]
 }
 
+fn default_smp() -> Vec<u8> {
+    vec![1]
+}
+
 fn default_timeout() -> u64 {
     60
 }
@@ -210,8 +225,15 @@ impl Test {
         let kinds = [self.payload.is_some(), !self.guest.is_empty(), self.linux.is_some()];
         let kinds = kinds.iter().filter(|k| **k).count();
         ensure!(kinds == 1, "give exactly one of payload, guest and linux");
-        ensure!(!self.gic.is_empty() && !self.cpu.is_empty(), "an empty matrix runs nothing");
+        let empty = self.gic.is_empty() || self.cpu.is_empty() || self.smp.is_empty();
+        ensure!(!empty, "an empty matrix runs nothing");
         ensure!(self.gic.iter().all(|g| [2, 3].contains(g)), "gic: 2 or 3");
+        ensure!(
+            self.smp.iter().chain(&self.vcpus).all(|n| (1..=8).contains(n)),
+            "smp, vcpus: 1..8"
+        );
+        let vms = self.payload.is_none();
+        ensure!(vms || self.vcpus.is_none(), "vcpus are of VMs, which a payload has not");
         let semihosting = self.verdict() == Verdict::Semihosting;
         ensure!(
             !semihosting || self.payload.is_some(),
@@ -244,7 +266,7 @@ mod tests {
         let payload = one("payload = \"x\"").unwrap();
         assert_eq!(payload.verdict(), Verdict::Semihosting);
         assert_eq!(one("guest = [\"x\"]").unwrap().verdict(), Verdict::Ok);
-        assert_eq!((payload.gic, payload.timeout_s), (vec![3], 60));
+        assert_eq!((payload.gic, payload.smp, payload.timeout_s), (vec![3], vec![1], 60));
     }
 
     #[test]
@@ -268,6 +290,12 @@ mod tests {
             "payload = \"x\"\ncolour = 1",
             "payload = \"x\"\ngic = [4]",
             "payload = \"x\"\ngic = []",
+            "payload = \"x\"\nsmp = []",
+            "payload = \"x\"\nsmp = [0]",
+            "payload = \"x\"\nsmp = [1, 9]",
+            "payload = \"x\"\nvcpus = 1",
+            "guest = [\"x\"]\nvcpus = 0",
+            "guest = [\"x\"]\nvcpus = 9",
             "guest = [\"x\"]\nverdict = \"semihosting\"",
             "guest = [\"x\"]\nexit = 3",
             "guest = [\"x\"]\nverdict = \"message\"",

@@ -36,9 +36,9 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     calls: u64,
 
-    /// Processors of the machine [only: 1]
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    smp: u32,
+    /// Processors of the machine, 1 to 8
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+    smp: u8,
 
     /// The interrupt controller of the machine
     #[arg(long, value_name = "2|3", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=3))]
@@ -64,6 +64,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let machine = Machine {
         gic: args.gic,
         cpu: args.cpu.clone(),
+        smp: args.smp,
         ram_mib: RAM_MIB,
         image: Some(image),
         initrd: None,
@@ -100,15 +101,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 impl Args {
     fn refuse_what_comes_later(&self) -> Result<()> {
-        ensure!(self.smp == 1, "--smp {}: more than 1 comes with the issue for SMP", self.smp);
         ensure!(!self.protected, "--protected: comes with the issue for protected VMs");
         Ok(())
     }
 
     /// The command that does the same again.
     fn command(&self, seed: u64) -> String {
-        let Self { calls, gic, cpu, .. } = self;
-        format!("cargo xtask attack --seed {seed} --calls {calls} --gic {gic} --cpu {cpu}")
+        let Self { calls, smp, gic, cpu, .. } = self;
+        format!(
+            "cargo xtask attack --seed {seed} --calls {calls} --smp {smp} --gic {gic} --cpu {cpu}"
+        )
     }
 }
 
@@ -137,7 +139,7 @@ mod tests {
     use std::process::ExitStatus;
 
     fn args() -> Args {
-        Args { seed: None, calls: 1000, smp: 1, gic: 2, cpu: "max".into(), protected: false }
+        Args { seed: None, calls: 1000, smp: 4, gic: 2, cpu: "max".into(), protected: false }
     }
 
     fn report(end: End, verdict: Option<Verdict>) -> Report {
@@ -148,8 +150,6 @@ mod tests {
     #[test]
     fn what_comes_later_is_refused_by_name() {
         assert!(args().refuse_what_comes_later().is_ok());
-        let smp = Args { smp: 2, ..args() }.refuse_what_comes_later().unwrap_err();
-        assert!(smp.to_string().contains("--smp 2"));
         let protected = Args { protected: true, ..args() }.refuse_what_comes_later().unwrap_err();
         assert!(protected.to_string().contains("--protected"));
     }
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn the_command_to_repeat_names_everything_that_matters() {
         let command = args().command(7);
-        assert_eq!(command, "cargo xtask attack --seed 7 --calls 1000 --gic 2 --cpu max");
+        assert_eq!(command, "cargo xtask attack --seed 7 --calls 1000 --smp 4 --gic 2 --cpu max");
     }
 
     #[test]

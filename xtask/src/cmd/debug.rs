@@ -41,6 +41,14 @@ pub struct Args {
     #[arg(long, value_name = "CPU", default_value = "cortex-a72")]
     cpu: String,
 
+    /// Processors of the machine, 1 to 8: threads to gdb
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+    smp: u8,
+
+    /// Virtual processors of the guest, 1 to 8
+    #[arg(long, value_name = "M", value_parser = clap::value_parser!(u8).range(1..=8))]
+    vcpus: Option<u8>,
+
     /// Do not start gdb; print how to attach one and wait
     #[arg(long)]
     no_gdb: bool,
@@ -59,7 +67,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if args.payload.is_none() {
         let text =
             format!("name = \"debug\"\nkernel = \"payload:{}\"\nmemory_mib = 32\n", args.guest);
-        let vms = [Vm::from_text("--guest", &text, Path::new("."), &Changes::default())?];
+        let changes = Changes { vcpus: args.vcpus, ..Changes::default() };
+        let vms = [Vm::from_text("--guest", &text, Path::new("."), &changes)?];
         let packed = bundle::pack(&vms);
         ram_mib = bundle::machine_ram_mib(&vms, packed.len());
         let file = folder.join("bundle.cpio");
@@ -75,6 +84,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let machine = Machine {
         gic: args.gic,
         cpu: args.cpu.clone(),
+        smp: args.smp,
         ram_mib,
         image: Some(image),
         initrd,

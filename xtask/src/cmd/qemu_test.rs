@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::child::{Task, last_lines};
 use crate::cmd::{build, setup};
 use crate::qemu::Qemu;
-use crate::qtest::{self, Case};
+use crate::qtest::{self, Case, Lane};
 use crate::registry::{Registry, Test};
 use crate::ui::{self, Step};
 use crate::{paths, toolchain};
@@ -27,14 +27,26 @@ const HOST_TESTS: &str = "host-side";
 
 /// Run the host-side tests, then all QEMU tests; the last line counts them
 ///
-/// Each QEMU test is a row of tests/qemu.toml, run for each GIC version and CPU it names. A test
-/// passes only by an explicit verdict, and any panic fails it. Consoles are kept in
+/// Each QEMU test is a row of tests/qemu.toml, run for each GIC version, CPU and number of CPUs it
+/// names. A test passes only by an explicit verdict, and any panic fails it. Consoles are kept in
 /// target/redan/qemu-test.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only tests whose name (with its matrix, such as `[gic3,max]`) contains this
+    /// Only tests whose name (with its matrix, such as `[gic3,max,smp1]`) contains this
     #[arg(value_name = "FILTER")]
     filter: Option<String>,
+
+    /// So many processors for every QEMU test, whatever its row says
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
+    smp: Option<u8>,
+
+    /// The repeatable lane: count instructions, run all processors in turn on one thread
+    #[arg(long)]
+    icount: bool,
+
+    /// The long forms instead, which nothing else runs
+    #[arg(long)]
+    soak: bool,
 
     /// List the tests instead of running them
     #[arg(long)]
@@ -79,15 +91,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let text = std::fs::read_to_string(paths::root().join("tests/qemu.toml"))?;
     let registry = Registry::parse(&text).context("tests/qemu.toml")?;
     let wanted = |name: &str| args.filter.as_ref().is_none_or(|f| name.contains(f.as_str()));
-    let cases: Vec<Case> = registry.test.iter().flat_map(Case::all).collect();
-    let cases: Vec<Case> = cases.into_iter().filter(|case| wanted(&case.name())).collect();
+    let lane = Lane { smp: args.smp, icount: args.icount };
+    let rows = registry.test.iter().filter(|test| test.soak == args.soak);
+    let cases = rows.flat_map(|test| Case::all(test, lane));
+    let cases: Vec<Case> = cases.filter(|case| wanted(&case.name())).collect();
+    let host = !args.soak && wanted(HOST_TESTS);
     if args.list {
-        return Ok(list(&cases, wanted(HOST_TESTS)));
+        return Ok(list(&cases, host));
     }
     toolchain::ensure()?;
     let mut outcomes = Vec::new();
     let mut counts = Counts::default();
-    if wanted(HOST_TESTS) {
+    if host {
         outcomes.push(host_tests(&mut counts)?);
     }
     if !cases.is_empty() {

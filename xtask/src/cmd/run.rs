@@ -62,13 +62,13 @@ pub struct Args {
     #[arg(long, value_name = "CPU", default_value = "cortex-a72")]
     cpu: String,
 
-    /// Processors of the machine [only: 1]
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    smp: u32,
+    /// Processors of the machine, 1 to 8
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+    smp: u8,
 
-    /// Virtual processors of the guest [only: 1]
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    vcpus: u32,
+    /// Virtual processors of each guest, 1 to 8 [default: what its manifest says, else 1]
+    #[arg(long, value_name = "M", value_parser = clap::value_parser!(u8).range(1..=8))]
+    vcpus: Option<u8>,
 
     /// Memory of the guest in MiB; the machine gets what it needs beside that
     #[arg(long, value_name = "MIB")]
@@ -109,8 +109,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 impl Args {
     fn refuse_what_comes_later(&self) -> Result<()> {
         ensure!(self.board == "virt", "--board {}: only virt is supported so far", self.board);
-        ensure!(self.smp == 1, "--smp {}: only 1 is supported so far", self.smp);
-        ensure!(self.vcpus == 1, "--vcpus {}: only 1 is supported so far", self.vcpus);
         Ok(())
     }
 
@@ -120,6 +118,7 @@ impl Args {
             initrd: self.initrd.clone(),
             append: self.append.clone(),
             mem: self.mem,
+            vcpus: self.vcpus,
         };
         if self.vm.is_empty() {
             return Ok(vec![self.default_vm(&changes)?]);
@@ -155,7 +154,10 @@ impl Args {
         let reasons: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
         let reason = reasons.join(": ").lines().next().unwrap_or_default().to_owned();
         say(format!("{reason}; running the demonstration guest instead"));
-        Vm::load(FALLBACK_VM, &Changes { mem: changes.mem, ..Changes::default() })
+        Vm::load(
+            FALLBACK_VM,
+            &Changes { mem: changes.mem, vcpus: changes.vcpus, ..Changes::default() },
+        )
     }
 }
 
@@ -180,6 +182,7 @@ impl Session {
         let machine = Machine {
             gic: args.gic,
             cpu: args.cpu.clone(),
+            smp: args.smp,
             ram_mib: bundle::machine_ram_mib(vms, packed.len()),
             image: Some(image),
             initrd: Some(initrd),
