@@ -75,7 +75,7 @@ impl Limit {
 }
 
 /// Runs the vCPU until the VM ends, or its time does.
-pub fn run(shim: &Shim, vm: &mut Vm<'_>, limit: Option<Limit>) -> End {
+pub fn run(shim: &Shim, vm: &Vm<'_>, limit: Option<Limit>) -> End {
     if let Err(refusal) = shim.vcpu_load(vm.handle(), ONLY as u64) {
         return End::Refused(refusal);
     }
@@ -91,7 +91,7 @@ pub fn run(shim: &Shim, vm: &mut Vm<'_>, limit: Option<Limit>) -> End {
 /// The vCPU on this CPU.
 struct Turn<'a, 'v, 'b> {
     shim: &'a Shim,
-    vm: &'v mut Vm<'b>,
+    vm: &'v Vm<'b>,
     limit: Option<Limit>,
     /// The deadline that the timer is set to.
     armed: Option<u64>,
@@ -104,7 +104,7 @@ struct Turn<'a, 'v, 'b> {
 }
 
 impl<'a, 'v, 'b> Turn<'a, 'v, 'b> {
-    fn new(shim: &'a Shim, vm: &'v mut Vm<'b>, limit: Option<Limit>) -> Self {
+    fn new(shim: &'a Shim, vm: &'v Vm<'b>, limit: Option<Limit>) -> Self {
         shim.uart.listen(true);
         let (armed, look) = (None, timer::now());
         Self { shim, vm, limit, armed, look, vtimer_active: true, deaf: false }

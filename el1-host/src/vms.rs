@@ -93,10 +93,10 @@ fn run_folder(
     let mut resets = 0;
     loop {
         info!("{name}: starting, with {} MiB of memory", config.manifest().memory_mib);
-        let mut vm = Vm::create(shim, &config, platform).map_err(|why| why.to_string())?;
-        let end = vcpu::run(shim, &mut vm, limit);
+        let vm = Vm::create(shim, &config, platform).map_err(|why| why.to_string())?;
+        let end = vcpu::run(shim, &vm, limit);
         info!("{name}: {end}");
-        outcome.count(vm.exits());
+        outcome.count(&vm.exits());
         let counted = count_pages(shim, name, &vm);
         let torn_down = tear_down(shim, name, vm, before);
         counted.and(torn_down)?;

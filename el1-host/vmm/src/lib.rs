@@ -37,5 +37,6 @@ pub mod stats;
 #[cfg(test)]
 mod testing;
 pub mod timer;
+pub mod vcpu_set;
 pub mod vgic;
 pub mod vm;

@@ -22,6 +22,8 @@ use alloc::vec::Vec;
 use hyp_abi::hcall::MAX_VCPUS;
 use hyp_abi::lr;
 
+use crate::vcpu_set::VcpuSet;
+
 mod bank;
 mod dist;
 mod lists;
@@ -75,6 +77,8 @@ struct Cpu {
     asleep: bool,
     /// What went into the list registers, until it is folded back.
     given: [lists::Given; lr::MAX],
+    /// What it could be woken for when [`Vgic::news`] was last asked.
+    known: [u32; 1 + SPI_BANKS],
 }
 
 /// The distributor and what belongs to it.
@@ -112,6 +116,7 @@ impl Vgic {
             active_source: [0; 16],
             asleep: true,
             given: [lists::Given::default(); lr::MAX],
+            known: [0; 1 + SPI_BANKS],
         };
         Self {
             version,
@@ -194,8 +199,29 @@ impl Vgic {
     /// enables are hardware's and not known here, so this may say yes once too often.
     #[must_use]
     pub fn pending_for(&self, vcpu: usize) -> bool {
-        let active = |n| self.bank(vcpu, n).map_or(0, |bank| bank.active);
-        (0..=SPI_BANKS).any(|n| self.deliverable(vcpu, n) & !active(n) != 0)
+        (0..=SPI_BANKS).any(|n| self.wakers(vcpu, n) != 0)
+    }
+
+    /// The interrupts of bank `n` that would wake a vCPU.
+    fn wakers(&self, vcpu: usize, n: usize) -> u32 {
+        let active = self.bank(vcpu, n).map_or(0, |bank| bank.active);
+        self.deliverable(vcpu, n) & !active
+    }
+
+    /// The vCPUs that have an interrupt to take which they had not when this was last asked.
+    pub fn news(&mut self) -> VcpuSet {
+        let mut gained = VcpuSet::EMPTY;
+        for vcpu in 0..self.cpus.len() {
+            for n in 0..=SPI_BANKS {
+                let now = self.wakers(vcpu, n);
+                let known = self.cpus.get_mut(vcpu).and_then(|cpu| cpu.known.get_mut(n));
+                let before = known.map_or(0, |known| core::mem::replace(known, now));
+                if now & !before != 0 {
+                    gained = gained.union(VcpuSet::only(vcpu));
+                }
+            }
+        }
+        gained
     }
 
     /// Whether the physical side of the linked interrupt must be active: so it is neither signalled

@@ -2,8 +2,14 @@
 //! page given back.
 //!
 //! The image around it schedules: it loads a vCPU, asks [`Vm::before_run`] for the entry words, runs it,
-//! hands the exit to [`Vm::after_run`] and does what that says. One `&mut Vm` at a time: who runs vCPUs on
-//! several CPUs puts a lock around it (rank: above the mirror's and the frame allocator's).
+//! hands the exit to [`Vm::after_run`] and does what that says. Several CPUs may do so at once, each
+//! with another vCPU. What one vCPU does to another, this crate cannot carry out: it notes who has
+//! gained something to do, and the image asks for the note after every call ([`Vm::take_pokes`]).
+//!
+//! Locks: devices and vCPUs are behind one ticket lock (`state`), held for one look or one
+//! change, never across a hypercall, the console or an allocation of frames. So its rank is below
+//! those of the mirror and of the frames: whoever holds one of them must not call in here. The fault
+//! path does not take it; memory has locks of its own ([`crate::fault`]).
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -11,11 +17,14 @@ use core::fmt;
 use host_mirror::{AuditError, AuditReport, Features, Hypercalls, Mirror};
 use hyp_abi::{Handle, Ipa, Pfn, Refusal};
 
+use spin::mutex::TicketMutex;
+
 use crate::fault::{Accounts, Memory};
 use crate::pl011::Pl011;
 use crate::psci::Start;
 use crate::stats::Exits;
 use crate::timer::Timer;
+use crate::vcpu_set::{SharedSet, VcpuSet};
 use crate::vgic::{Version, Vgic};
 
 mod config;
@@ -57,12 +66,14 @@ impl Platform {
 pub enum Action {
     /// Run the vCPU again.
     Resume,
-    /// The vCPU waits for an interrupt: see [`Vm::can_wake`].
+    /// The vCPU waits for an interrupt: see [`Vm::can_wake`]. A poke may come at any moment after
+    /// this was decided, also before the caller has put the vCPU to sleep: it must not be lost.
     Sleep {
         /// When one of its timers will fire, by the physical counter.
         until: Option<u64>,
     },
-    /// The vCPU is off until another starts it.
+    /// The vCPU is off until another starts it. That may have happened already: a poke tells, and
+    /// [`Vm::is_on`].
     CpuOff,
     /// The guest switched its machine off.
     PowerOff,
@@ -130,7 +141,6 @@ const NO_PC: u64 = u64::MAX;
 
 #[derive(Clone, Debug)]
 struct Vcpu {
-    run_page: Pfn,
     on: bool,
     /// Where it starts at its next entry, with the registers of a reset.
     start: Option<Start>,
@@ -143,17 +153,26 @@ struct Vcpu {
     lost: [u64; 2],
 }
 
-/// A VM.
+/// Devices and vCPUs: what the lock protects.
 #[derive(Debug)]
-pub struct Vm<'a> {
-    memory: Memory<'a>,
+struct State {
     vgic: Vgic,
     uart: Pl011,
     vcpus: Vec<Vcpu>,
     exits: Exits,
+}
+
+/// A VM.
+#[derive(Debug)]
+pub struct Vm<'a> {
+    memory: Memory<'a>,
+    state: TicketMutex<State>,
+    pokes: SharedSet,
+    /// Their run pages.
+    run_pages: Vec<Pfn>,
+    /// Which GIC the guest has.
+    gic: Version,
     dirty_log: bool,
-    /// Where the boot CPU starts, and its device tree.
-    boot: Start,
     /// The root tables, if EL2 has them or is to have them.
     pgd: Option<Pfn>,
     /// `init_vm` succeeded.
@@ -172,13 +191,32 @@ impl<'a> Vm<'a> {
     /// How many vCPUs it has.
     #[must_use]
     pub const fn vcpus(&self) -> usize {
-        self.vcpus.len()
+        self.run_pages.len()
     }
 
     /// Whether a vCPU is on (it may wait for an interrupt).
     #[must_use]
     pub fn is_on(&self, idx: usize) -> bool {
-        self.vcpus.get(idx).is_some_and(|vcpu| vcpu.on)
+        self.state.lock().is_on(idx)
+    }
+
+    /// The vCPUs that are on. If none is, nothing will ever happen in this VM again.
+    #[must_use]
+    pub fn on(&self) -> VcpuSet {
+        let state = self.state.lock();
+        let on = (0..state.vcpus.len()).filter(|idx| state.is_on(*idx));
+        on.fold(VcpuSet::EMPTY, |set, idx| set.union(VcpuSet::only(idx)))
+    }
+
+    /// The vCPUs that have gained something to do since this was last asked: an interrupt that they do
+    /// not know of, or another vCPU has switched them on. To be asked after every other call; what
+    /// each of them needs depends on what it does: asleep, it is to be woken; switched off, started
+    /// ([`Vm::is_on`]); inside the guest on another CPU, made to leave it; ready, nothing.
+    ///
+    /// The vCPU that a call was about is not among them: its caller looks after it anyway.
+    #[must_use = "nobody else will be told"]
+    pub fn take_pokes(&self) -> VcpuSet {
+        self.pokes.take()
     }
 
     /// Its memory: slots, dirty log, ageing.
@@ -201,8 +239,8 @@ impl<'a> Vm<'a> {
 
     /// Exits so far.
     #[must_use]
-    pub const fn exits(&self) -> &Exits {
-        &self.exits
+    pub fn exits(&self) -> Exits {
+        self.state.lock().exits.clone()
     }
 
     /// Compares the mirror with EL2.
@@ -211,6 +249,23 @@ impl<'a> Vm<'a> {
     /// The first disagreement.
     pub fn audit<H: Hypercalls + ?Sized>(&self, host: &H) -> Result<AuditReport, AuditError> {
         self.mirror().audit(host)
+    }
+
+    /// Changes devices or vCPUs, on behalf of vCPU `actor` if any, and notes who else has gained
+    /// something by it.
+    fn change<R>(&self, actor: Option<usize>, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state.lock();
+        let result = change(&mut state);
+        let gained = state.vgic.news();
+        drop(state);
+        self.pokes.add(gained.without(actor.map_or(VcpuSet::EMPTY, VcpuSet::only)));
+        result
+    }
+}
+
+impl State {
+    fn is_on(&self, idx: usize) -> bool {
+        self.vcpus.get(idx).is_some_and(|vcpu| vcpu.on)
     }
 }
 

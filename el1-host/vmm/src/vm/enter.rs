@@ -4,7 +4,7 @@
 use hyp_abi::run;
 use hyp_abi::run::entry;
 
-use super::{Reply, Vm};
+use super::{Reply, State, Vm};
 use crate::host::{Host, RunPage};
 use crate::memmap::{PTIMER_INTID, UART_INTID, VTIMER_INTID};
 use crate::psci::Start;
@@ -27,26 +27,65 @@ pub struct Entry {
 
 impl Vm<'_> {
     /// Writes the entry words of a vCPU's run page. `trap_wfx`: WFI and WFE end it. `None`: the vCPU is
-    /// off, or does not exist.
+    /// off, or does not exist. Otherwise the vCPU counts as inside the guest until
+    /// [`Vm::after_run`].
     pub fn before_run<H: Host + ?Sized>(
-        &mut self,
+        &self,
         host: &H,
         idx: usize,
+        trap_wfx: bool,
+    ) -> Option<Entry> {
+        let page = host.run_page(*self.run_pages.get(idx)?);
+        let now = host.now();
+        self.change(Some(idx), |state| state.enter(&page, idx, now, trap_wfx))
+    }
+
+    /// Whether a vCPU that sleeps has something to wake for.
+    pub fn can_wake<H: Host + ?Sized>(&self, host: &H, idx: usize) -> bool {
+        self.change(Some(idx), |state| state.can_wake(idx, host.now()))
+    }
+
+    /// When the next timer of a vCPU fires that is not inside the guest, by the physical counter:
+    /// asleep, it must be woken then.
+    #[must_use]
+    pub fn deadline<H: Host + ?Sized>(&self, host: &H, idx: usize) -> Option<u64> {
+        self.state.lock().deadline(idx, host.now())
+    }
+
+    /// Whether the guest will take a byte of serial input now.
+    #[must_use]
+    pub fn can_receive(&self) -> bool {
+        self.state.lock().uart.can_receive()
+    }
+
+    /// Serial input; ask [`Vm::can_receive`] first. Whom it interrupts is among the pokes.
+    pub fn receive(&self, byte: u8) {
+        self.change(None, |state| {
+            state.uart.receive(byte);
+            state.update_uart();
+        });
+    }
+}
+
+impl State {
+    fn enter<P: RunPage>(
+        &mut self,
+        page: &P,
+        idx: usize,
+        now: u64,
         trap_wfx: bool,
     ) -> Option<Entry> {
         if !self.is_on(idx) {
             return None;
         }
-        let now = host.now();
         self.update_lines(idx, now);
         let filled = self.vgic.fill(idx);
         let vtimer_active = self.vgic.hardware_active(idx);
         let vcpu = self.vcpus.get_mut(idx)?;
-        let page = host.run_page(vcpu.run_page);
         let mut flags = if trap_wfx { entry::TRAP_WFX } else { 0 };
         if let Some(start) = vcpu.start.take() {
             vcpu.reply = Reply::None;
-            load_reset(&page, start);
+            load_reset(page, start);
             flags |= entry::LOAD_CONTEXT;
         }
         flags |= match core::mem::take(&mut vcpu.reply) {
@@ -79,24 +118,22 @@ impl Vm<'_> {
         let (virt, physical) = (vcpu.virt.line(now), vcpu.physical.line(now));
         self.vgic.set_line(idx, VTIMER_INTID, virt);
         self.vgic.set_line(idx, PTIMER_INTID, physical);
-        self.vgic.set_line(idx, UART_INTID, self.uart.line());
+        self.update_uart();
     }
 
-    /// Whether a vCPU that sleeps has something to wake for.
-    pub fn can_wake<H: Host + ?Sized>(&mut self, host: &H, idx: usize) -> bool {
-        self.update_lines(idx, host.now());
+    fn update_uart(&mut self) {
+        self.vgic.set_line(0, UART_INTID, self.uart.line());
+    }
+
+    pub(super) fn can_wake(&mut self, idx: usize, now: u64) -> bool {
+        self.update_lines(idx, now);
         self.vgic.pending_for(idx)
     }
 
-    /// Whether the guest will take a byte of serial input now.
-    #[must_use]
-    pub fn can_receive(&self) -> bool {
-        self.uart.can_receive()
-    }
-
-    /// Serial input; ask [`Vm::can_receive`] first.
-    pub fn receive(&mut self, byte: u8) {
-        self.uart.receive(byte);
+    pub(super) fn deadline(&self, idx: usize, now: u64) -> Option<u64> {
+        let vcpu = self.vcpus.get(idx)?;
+        let deadlines = [vcpu.virt.deadline(now), vcpu.physical.deadline(now)];
+        deadlines.into_iter().flatten().min()
     }
 }
 

@@ -6,11 +6,12 @@ use host_mirror::{Calls, RunExit};
 use hyp_abi::run::{self, Exit, exit_flags};
 use hyp_abi::{Ipa, Refusal, lr};
 
-use super::{Action, Fatal, Reply, Vm};
+use super::{Action, Fatal, Reply, State, Vm};
 use crate::fault::{Access, Fault};
 use crate::host::{Host, RunPage};
 use crate::psci::{self, Answer, Call};
 use crate::timer::Timer;
+use crate::vcpu_set::VcpuSet;
 
 /// ESR_EL2.ISS.TI of a trapped wait: WFI is 0; WFE, WFIT and WFET may return early.
 const WAIT_KIND: u64 = 3;
@@ -18,27 +19,36 @@ const WAIT_KIND: u64 = 3;
 const VECTORS: u64 = 0x7ff;
 
 impl Vm<'_> {
-    /// Deals with the end of a run. `exit` is what `vcpu_run` answered.
+    /// Deals with the end of a run. `exit` is what `vcpu_run` answered. The vCPU need not be loaded any
+    /// more, except for an abort, which may need a page mapped.
     pub fn after_run<H: Host + ?Sized>(
-        &mut self,
+        &self,
         host: &H,
         idx: usize,
         exit: Result<RunExit, Refusal>,
     ) -> Action {
-        let Some(vcpu) = self.vcpus.get_mut(idx) else { return Action::Fatal(Fatal::NoSuchVcpu) };
-        let page = host.run_page(vcpu.run_page);
+        let Some(frame) = self.run_pages.get(idx) else {
+            return Action::Fatal(Fatal::NoSuchVcpu);
+        };
+        let page = host.run_page(*frame);
         let mut lrs = [0; lr::MAX];
         for (n, word) in lrs.iter_mut().enumerate() {
             *word = page.read(run::LR.saturating_add(n));
         }
-        self.vgic.fold(idx, &lrs);
+        let virt = Timer::new(page.read(run::TIMER_CTL), page.read(run::TIMER_CVAL));
+        let now = host.now();
+        self.change(Some(idx), |state| {
+            state.vgic.fold(idx, &lrs);
+            if let (Ok(exit), Some(vcpu)) = (exit, state.vcpus.get_mut(idx)) {
+                vcpu.virt = virt;
+                state.exits.count(exit.exit);
+            }
+            state.update_lines(idx, now);
+        });
         let exit = match exit {
             Ok(exit) => exit,
             Err(refusal) => return Action::Fatal(Fatal::Run(refusal)),
         };
-        vcpu.virt = Timer::new(page.read(run::TIMER_CTL), page.read(run::TIMER_CVAL));
-        self.exits.count(exit.exit);
-        self.update_lines(idx, host.now());
         match exit.exit {
             Exit::Irq => Action::Resume,
             Exit::Abort => self.abort(host, idx, &exit),
@@ -49,36 +59,24 @@ impl Vm<'_> {
                 }
                 self.call(host, idx, x)
             }
-            Exit::Wfx if exit.esr & WAIT_KIND == 0 => self.wait(host, idx),
-            Exit::Wfx => Action::Resume,
-            Exit::Sysreg => {
-                let reply = self.sysreg(host.now(), idx, &exit);
-                self.reply(idx, reply)
+            Exit::Wfx if exit.esr & WAIT_KIND == 0 => {
+                self.change(Some(idx), |state| state.wait(idx, now))
             }
+            Exit::Wfx => Action::Resume,
+            Exit::Sysreg => self.change(Some(idx), |state| {
+                let reply = state.sysreg(now, idx, &exit);
+                state.reply(idx, reply)
+            }),
             Exit::SError => Action::Fatal(Fatal::SError(exit.esr)),
             Exit::Illegal => Action::Fatal(Fatal::Illegal(exit.esr)),
         }
     }
 
-    fn reply(&mut self, idx: usize, reply: Reply) -> Action {
-        if let Some(vcpu) = self.vcpus.get_mut(idx) {
-            vcpu.reply = reply;
-        }
-        Action::Resume
+    fn reply(&self, idx: usize, reply: Reply) -> Action {
+        self.state.lock().reply(idx, reply)
     }
 
-    /// Sleeps, unless there is something to wake for already.
-    fn wait<H: Host + ?Sized>(&mut self, host: &H, idx: usize) -> Action {
-        if self.can_wake(host, idx) {
-            return Action::Resume;
-        }
-        let now = host.now();
-        let Some(vcpu) = self.vcpus.get(idx) else { return Action::Fatal(Fatal::NoSuchVcpu) };
-        let deadlines = [vcpu.virt.deadline(now), vcpu.physical.deadline(now)];
-        Action::Sleep { until: deadlines.into_iter().flatten().min() }
-    }
-
-    fn abort<H: Host + ?Sized>(&mut self, host: &H, idx: usize, exit: &RunExit) -> Action {
+    fn abort<H: Host + ?Sized>(&self, host: &H, idx: usize, exit: &RunExit) -> Action {
         let flag = |bit| exit.flags & bit != 0;
         let access = Access {
             write: flag(exit_flags::WRITE),
@@ -97,19 +95,30 @@ impl Vm<'_> {
             Fault::ReadOnly => self.reply(idx, Reply::Abort),
             Fault::Outside if access.fetch => self.jumped_away(host, idx),
             Fault::Outside => {
-                let reply = self.mmio(host, idx, ipa, exit);
-                self.reply(idx, reply)
+                let now = host.now();
+                let sent = self.change(Some(idx), |state| {
+                    let (reply, sent) = state.mmio(now, idx, ipa, exit);
+                    state.reply(idx, reply);
+                    sent
+                });
+                // Not under the lock: the console may be slow. The order of one vCPU's bytes is
+                // kept, for it does not go on before.
+                sent.into_iter().for_each(|byte| host.put(byte));
+                Action::Resume
             }
         }
     }
 
     /// A fetch where no memory is: an external abort. If that leads to a vector where no memory is
     /// either, the guest would abort there for ever without an instruction between.
-    fn jumped_away<H: Host + ?Sized>(&mut self, host: &H, idx: usize) -> Action {
-        let Some(vcpu) = self.vcpus.get_mut(idx) else { return Action::Fatal(Fatal::NoSuchVcpu) };
-        let page = host.run_page(vcpu.run_page);
+    fn jumped_away<H: Host + ?Sized>(&self, host: &H, idx: usize) -> Action {
+        let Some(frame) = self.run_pages.get(idx) else {
+            return Action::Fatal(Fatal::NoSuchVcpu);
+        };
+        let page = host.run_page(*frame);
         let pc = page.read(run::EXIT_PC);
-        let [before, last] = vcpu.lost;
+        let lost = self.state.lock().vcpus.get(idx).map(|vcpu| vcpu.lost);
+        let [before, last] = lost.unwrap_or([super::NO_PC; 2]);
         if last == pc && host.vcpu_sync_state().is_ok() {
             let sysreg = |name| {
                 let at = run::SYSREGS.iter().position(|n| *n == name)?;
@@ -121,37 +130,72 @@ impl Vm<'_> {
                 return Action::Fatal(Fatal::Lost(before, pc));
             }
         }
-        if last != pc {
+        let mut state = self.state.lock();
+        if let Some(vcpu) = state.vcpus.get_mut(idx).filter(|_| last != pc) {
             vcpu.lost = [last, pc];
         }
-        self.reply(idx, Reply::Abort)
+        state.reply(idx, Reply::Abort)
     }
 
     /// An HVC or SMC.
-    fn call<H: Host + ?Sized>(&mut self, host: &H, idx: usize, x: [u64; 4]) -> Action {
+    fn call<H: Host + ?Sized>(&self, host: &H, idx: usize, x: [u64; 4]) -> Action {
         let [_, x1, x2, x3] = x;
-        let result = |x0| Reply::Result([x0, x1, x2, x3]);
         let call = Call::new(x);
         if self.dirty_log
             && let Some(x0) = self.memory.service(host, call.id(), x1)
         {
-            return self.reply(idx, result(x0));
+            return self.reply(idx, Reply::Result([x0, x1, x2, x3]));
         }
-        let on: Vec<bool> = self.vcpus.iter().map(|vcpu| vcpu.on).collect();
         let is_ram =
             |at| Ipa::new(at).is_some_and(|at| self.memory.slots().find(at.frame()).is_some());
-        match psci::answer(call, &on, is_ram) {
+        let (action, started) =
+            self.change(Some(idx), |state| state.call(idx, x, host.now(), is_ram));
+        self.pokes.add(started);
+        action
+    }
+}
+
+impl State {
+    fn reply(&mut self, idx: usize, reply: Reply) -> Action {
+        if let Some(vcpu) = self.vcpus.get_mut(idx) {
+            vcpu.reply = reply;
+        }
+        Action::Resume
+    }
+
+    /// Sleeps, unless there is something to wake for already.
+    fn wait(&mut self, idx: usize, now: u64) -> Action {
+        if self.can_wake(idx, now) {
+            return Action::Resume;
+        }
+        Action::Sleep { until: self.deadline(idx, now) }
+    }
+
+    /// Answers a call of PSCI or SMCCC. Who was switched on by it is to be started. All of it happens
+    /// under the lock: of two vCPUs that start the same third one, one succeeds.
+    fn call(
+        &mut self,
+        idx: usize,
+        x: [u64; 4],
+        now: u64,
+        is_ram: impl Fn(u64) -> bool,
+    ) -> (Action, VcpuSet) {
+        let [_, x1, x2, x3] = x;
+        let result = |x0| Reply::Result([x0, x1, x2, x3]);
+        let on: Vec<bool> = self.vcpus.iter().map(|vcpu| vcpu.on).collect();
+        let mut started = VcpuSet::EMPTY;
+        let action = match psci::answer(Call::new(x), &on, is_ram) {
             Answer::Value(x0) => self.reply(idx, result(x0)),
             Answer::Unknown => self.reply(idx, result(psci::NOT_SUPPORTED)),
             Answer::Standby => {
                 self.reply(idx, result(0));
-                self.wait(host, idx)
+                self.wait(idx, now)
             }
             Answer::Powerdown(start) => {
                 if let Some(vcpu) = self.vcpus.get_mut(idx) {
                     vcpu.start = Some(start);
                 }
-                self.wait(host, idx)
+                self.wait(idx, now)
             }
             Answer::CpuOff => {
                 if let Some(vcpu) = self.vcpus.get_mut(idx) {
@@ -159,16 +203,18 @@ impl Vm<'_> {
                 }
                 Action::CpuOff
             }
-            Answer::CpuOn { vcpu, start } => {
-                if let Some(vcpu) = self.vcpus.get_mut(vcpu) {
+            Answer::CpuOn { vcpu: target, start } => {
+                if let Some(vcpu) = self.vcpus.get_mut(target) {
                     vcpu.on = true;
                     vcpu.start = Some(start);
                     vcpu.physical = Timer::default();
+                    started = VcpuSet::only(target);
                 }
                 self.reply(idx, result(0))
             }
             Answer::SystemOff => Action::PowerOff,
             Answer::SystemReset => Action::Reset,
-        }
+        };
+        (action, started)
     }
 }

@@ -9,15 +9,19 @@ use core::fmt;
 use host_mirror::{Calls, Hypercalls};
 use hyp_abi::{Hypercall, Ipa, Pfn, Refusal};
 
-use super::{Config, Platform, Reply, Vcpu, Vm};
+use spin::mutex::TicketMutex;
+
+use super::{Config, Platform, Reply, State, Vcpu, Vm};
 use crate::fault::Memory;
 use crate::fdt::BadTree;
 use crate::host::{Frames, Host};
 use crate::memmap::{GICC, VTIMER_INTID};
 use crate::pl011::Pl011;
+use crate::psci::Start;
 use crate::slots::BadSlot;
 use crate::stats::Exits;
 use crate::timer::Timer;
+use crate::vcpu_set::SharedSet;
 use crate::vgic::{Version, Vgic};
 
 /// Why a VM could not be created. Nothing is left of it then.
@@ -83,14 +87,19 @@ impl<'a> Vm<'a> {
         let (slots, boot) = config.memory(gic)?;
         let handle = host.reserve_vm().map_err(|r| refused(Hypercall::ReserveVm, r))?;
         let vcpus = usize::from(config.vcpus());
-        let mut vm = Self {
-            memory: Memory::new(handle, slots),
+        let state = State {
             vgic: Vgic::new(gic, vcpus, platform.list_registers, VTIMER_INTID),
             uart: Pl011::new(),
-            vcpus: Vec::with_capacity(vcpus),
+            vcpus: (0..vcpus).map(|idx| Vcpu::new((idx == 0).then_some(boot))).collect(),
             exits: Exits::default(),
+        };
+        let mut vm = Self {
+            memory: Memory::new(handle, slots),
+            state: TicketMutex::new(state),
+            pokes: SharedSet::default(),
+            run_pages: Vec::with_capacity(vcpus),
+            gic,
             dirty_log: config.dirty_log(),
-            boot,
             pgd: None,
             live: false,
             gicv: false,
@@ -118,20 +127,11 @@ impl<'a> Vm<'a> {
                 host.free_frame(run_page);
                 return Err(refused(Hypercall::ShareHyp, refusal));
             }
-            let boots = idx == 0;
-            self.vcpus.push(Vcpu {
-                run_page,
-                on: boots,
-                start: boots.then_some(self.boot),
-                reply: Reply::None,
-                physical: Timer::default(),
-                virt: Timer::default(),
-                lost: [super::NO_PC; 2],
-            });
+            self.run_pages.push(run_page);
             let done = host.init_vcpu(handle, idx, run_page);
             done.map_err(|r| refused(Hypercall::InitVcpu, r))?;
         }
-        if self.vgic.version() == Version::V2 {
+        if self.gic == Version::V2 {
             self.map_gicv(host)?;
         }
         Ok(())
@@ -148,7 +148,8 @@ impl<'a> Vm<'a> {
         mapped.map_err(|r| refused(Hypercall::MapGicv, r))
     }
 
-    /// Ends the VM, half built or whole, and gives back all that was its own. No vCPU may be loaded.
+    /// Ends the VM, half built or whole, and gives back all that was its own. No vCPU may be loaded on
+    /// any CPU.
     /// Goes on past refusals; a page that EL2 keeps is not handed to the allocator.
     pub fn destroy<H: Hypercalls + Frames + ?Sized>(self, host: &H) -> Summary {
         let mut summary = Summary::default();
@@ -160,10 +161,10 @@ impl<'a> Vm<'a> {
                 Err(refusal) => summary.refuse(Hypercall::UnreserveVm, refusal),
             }
         }
-        for vcpu in &self.vcpus {
-            match host.unshare_hyp(vcpu.run_page) {
+        for run_page in &self.run_pages {
+            match host.unshare_hyp(*run_page) {
                 Ok(()) => {
-                    host.free_frame(vcpu.run_page);
+                    host.free_frame(*run_page);
                     summary.run_pages = summary.run_pages.saturating_add(1);
                 }
                 Err(refusal) => summary.refuse(Hypercall::UnshareHyp, refusal),
@@ -209,6 +210,20 @@ impl<'a> Vm<'a> {
                 summary.tables = summary.tables.saturating_add(2);
             }
             Err(left) => summary.refuse(Hypercall::FinalizeTeardownVm, left.refusal),
+        }
+    }
+}
+
+impl Vcpu {
+    /// Off, or on and about to start.
+    fn new(start: Option<Start>) -> Self {
+        Self {
+            on: start.is_some(),
+            start,
+            reply: Reply::None,
+            physical: Timer::default(),
+            virt: Timer::default(),
+            lost: [super::NO_PC; 2],
         }
     }
 }

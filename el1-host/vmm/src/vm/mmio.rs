@@ -4,8 +4,7 @@ use host_mirror::RunExit;
 use hyp_abi::Ipa;
 use hyp_abi::run::exit_flags;
 
-use super::{Reply, Vm};
-use crate::host::Host;
+use super::{Reply, State};
 use crate::memmap::{GICC, GICC_SIZE, GICD, GICD_SIZE, GICR, UART, UART_SIZE};
 use crate::vgic::{Access, Version};
 
@@ -21,32 +20,34 @@ enum Device {
     Uart,
 }
 
-impl Vm<'_> {
+impl State {
     /// Answers an access that no memory slot contains. What no device answers, and what the syndrome does not
-    /// describe, ends as an external abort, as on a bus without anybody there.
-    pub(super) fn mmio<H: Host + ?Sized>(
+    /// describe, ends as an external abort, as on a bus without anybody there. The second answer is a
+    /// byte that goes out of the UART.
+    pub(super) fn mmio(
         &mut self,
-        host: &H,
+        now: u64,
         idx: usize,
         ipa: Ipa,
         exit: &RunExit,
-    ) -> Reply {
+    ) -> (Reply, Option<u8>) {
         if exit.flags & exit_flags::DECODED == 0 || exit.flags & exit_flags::FETCH != 0 {
-            return Reply::Abort;
+            return (Reply::Abort, None);
         }
         let size = 1_u64 << ((exit.flags >> exit_flags::SIZE_SHIFT) & 3);
-        let Some((device, offset)) = self.device(ipa.raw(), size) else { return Reply::Abort };
+        let Some((device, offset)) = self.device(ipa.raw(), size) else {
+            return (Reply::Abort, None);
+        };
         let access = Access { offset, size };
         let mask = u64::MAX >> 64_u64.saturating_sub(size.saturating_mul(8));
         self.exits.mmio = self.exits.mmio.saturating_add(1);
-        let value = if exit.flags & exit_flags::WRITE != 0 {
-            self.store(host, idx, device, access, exit.value & mask);
-            0
+        let (value, sent) = if exit.flags & exit_flags::WRITE != 0 {
+            (0, self.store(idx, device, access, exit.value & mask))
         } else {
-            self.load(idx, device, access) & mask
+            (self.load(idx, device, access) & mask, None)
         };
-        self.update_lines(idx, host.now());
-        Reply::Complete(value)
+        self.update_lines(idx, now);
+        (Reply::Complete(value), sent)
     }
 
     fn device(&self, at: u64, size: u64) -> Option<(Device, u64)> {
@@ -72,14 +73,7 @@ impl Vm<'_> {
         }
     }
 
-    fn store<H: Host + ?Sized>(
-        &mut self,
-        host: &H,
-        idx: usize,
-        device: Device,
-        access: Access,
-        value: u64,
-    ) {
+    fn store(&mut self, idx: usize, device: Device, access: Access, value: u64) -> Option<u8> {
         let word = u32::try_from(value & 0xffff_ffff).unwrap_or(0);
         match device {
             Device::Distributor => self.vgic.write_dist(idx, access, value),
@@ -90,11 +84,8 @@ impl Vm<'_> {
                     self.vgic.deactivate(idx, word & 0x3ff);
                 }
             }
-            Device::Uart => {
-                if let Some(byte) = self.uart.write(access.offset, word) {
-                    host.put(byte);
-                }
-            }
+            Device::Uart => return self.uart.write(access.offset, word),
         }
+        None
     }
 }

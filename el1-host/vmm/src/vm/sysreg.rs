@@ -4,7 +4,7 @@
 use host_mirror::RunExit;
 use hyp_abi::run::exit_flags;
 
-use super::{Reply, Vm};
+use super::{Reply, State};
 use crate::vgic::Version;
 
 /// (op0, op1, CRn, CRm, op2), as in the ISS of ESR_EL2 (DDI0487 D24.2.39).
@@ -23,7 +23,7 @@ const fn encoding(esr: u64) -> Encoding {
     ((esr >> 20) & 3, (esr >> 14) & 7, (esr >> 10) & 15, (esr >> 1) & 15, (esr >> 17) & 7)
 }
 
-impl Vm<'_> {
+impl State {
     pub(super) fn sysreg(&mut self, now: u64, idx: usize, exit: &RunExit) -> Reply {
         let register = encoding(exit.esr);
         let reply = if exit.flags & exit_flags::SYSREG_READ != 0 {

@@ -12,6 +12,7 @@ use crate::testing::{TestHost, image};
 
 mod exits;
 mod life;
+mod smp;
 
 const HIGH: u64 = u64::MAX;
 
@@ -51,18 +52,26 @@ impl<'a> Rig<'a> {
     }
 
     fn word(&self, idx: usize, at: usize) -> u64 {
-        self.host.run_page(self.vm.vcpus[idx].run_page).read(at)
+        self.host.run_page(self.vm.run_pages[idx]).read(at)
     }
 
     fn set_word(&self, idx: usize, at: usize, value: u64) {
-        self.host.run_page(self.vm.vcpus[idx].run_page).write(at, value);
+        self.host.run_page(self.vm.run_pages[idx]).write(at, value);
     }
 
-    fn enter(&mut self, idx: usize) -> Entry {
+    /// A run of vCPU 0 that sets its virtual timer.
+    fn enter_and_leave_with_timer(&self, cval: u64) {
+        self.enter(0);
+        self.set_word(0, run::TIMER_CTL, 1);
+        self.set_word(0, run::TIMER_CVAL, cval);
+        self.leave(0, exit(Exit::Irq));
+    }
+
+    fn enter(&self, idx: usize) -> Entry {
         self.vm.before_run(&self.host, idx, false).unwrap()
     }
 
-    fn leave(&mut self, idx: usize, exit: RunExit) -> Action {
+    fn leave(&self, idx: usize, exit: RunExit) -> Action {
         self.vm.after_run(&self.host, idx, Ok(exit))
     }
 
@@ -124,3 +133,9 @@ fn sysreg(encoding: (u64, u64, u64, u64, u64), read: bool, value: u64) -> RunExi
     let flags = if read { exit_flags::SYSREG_READ } else { 0 };
     RunExit { esr, value, flags, ..exit(Exit::Sysreg) }
 }
+
+/// Several CPUs share it.
+const _: fn() = || {
+    fn shared<T: Sync + Send>() {}
+    shared::<Vm<'static>>();
+};

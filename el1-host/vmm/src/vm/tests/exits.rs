@@ -299,7 +299,7 @@ fn read_only_memory_aborts_writes_and_skips_cache_maintenance() {
 fn what_the_host_cannot_do_ends_the_vm() {
     let el2 = FakeEl2::new();
     let bytes = bundle("");
-    let mut rig = Rig::new(&el2, &bytes);
+    let rig = Rig::new(&el2, &bytes);
     let touch = RunExit { ipa: 0x4000_0000, ..exit(Exit::Abort) };
     let fatal = |action| match action {
         Action::Fatal(why) => why,
@@ -420,11 +420,11 @@ fn random_exits_never_panic_and_leave_a_vm_that_can_be_destroyed() {
         let mut el2 = FakeEl2::new();
         el2.gicv2 = gicv2;
         let bytes = bundle("vcpus = 2\nservices = ['dirty-log']\n");
-        let mut rig = Rig::new(&el2, &bytes);
+        let rig = Rig::new(&el2, &bytes);
         let rounds = if cfg!(miri) { 40 } else { 20_000 };
         for _ in 0..rounds {
             if rig.vm.before_run(&rig.host, 0, next() & 1 != 0).is_none() {
-                rig.vm.vcpus[0].on = true;
+                rig.vm.state.lock().vcpus[0].on = true;
                 continue;
             }
             let base = [0, GICD, GICR, UART, 0x4000_0000, 0x0801_0000][next() as usize % 6];

@@ -164,7 +164,7 @@ fn destroying_a_vm_whose_vcpu_is_loaded_says_so() {
 fn the_first_entry_is_that_of_the_boot_protocol() {
     let el2 = FakeEl2::new();
     let bytes = bundle("");
-    let mut rig = Rig::new(&el2, &bytes);
+    let rig = Rig::new(&el2, &bytes);
     // What the page held before does not matter.
     for at in 0..512 {
         rig.set_word(0, at, 0xdead_beef);
