@@ -5,6 +5,8 @@ pub mod build;
 mod check;
 mod debug;
 mod fetch;
+mod flash;
+mod image;
 mod loom;
 mod miri;
 mod qemu_test;
@@ -35,6 +37,8 @@ enum Command {
     Setup(setup::Args),
     Build(build::Args),
     Fetch(fetch::Args),
+    Image(image::Args),
+    Flash(flash::Args),
     Attack(attack::Args),
     Debug(debug::Args),
     Sizes(sizes::Args),
@@ -64,6 +68,8 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Setup(args) => setup::run(&args),
         Command::Build(args) => build::run(&args),
         Command::Fetch(args) => fetch::run(&args),
+        Command::Image(args) => image::run(&args),
+        Command::Flash(args) => flash::run(&args),
         Command::Attack(args) => attack::run(&args),
         Command::Debug(args) => debug::run(&args),
         Command::Sizes(args) => sizes::run(&args),

@@ -2,7 +2,8 @@
 //!
 //! * `cmd` holds one file per subcommand; each reads like the list of what it does.
 //! * The machine at hand: [`paths`], [`toolchain`], [`qemu`], [`archive`], [`apt`], [`stock`], [`child`], [`ui`].
-//! * What we make: [`elf`] and [`image`] (the flat `redan.img`), [`cpio`], [`initramfs`], [`bundle`].
+//! * What we make: [`elf`] and [`image`] (the flat `redan.img`), [`cpio`], [`initramfs`], [`bundle`];
+//!   for boards [`rpi4`], a card's files and image, and [`disk`], which writes it to a card.
 //! * How we judge a run: [`screen`], [`script`], [`keys`], [`console`], [`registry`], [`qtest`], [`hostile`], [`panics`].
 //!
 //! Two rules hold everywhere. No child process is waited for without a limit, and every failure
@@ -12,9 +13,11 @@ pub mod apt;
 pub mod archive;
 pub mod bundle;
 pub mod child;
+pub mod choice;
 mod cmd;
 pub mod console;
 pub mod cpio;
+pub mod disk;
 pub mod elf;
 pub mod hostile;
 pub mod image;
@@ -27,6 +30,7 @@ pub mod qemu;
 pub mod qtest;
 mod reference;
 pub mod registry;
+pub mod rpi4;
 pub mod screen;
 pub mod script;
 pub mod stock;

@@ -1,4 +1,5 @@
-//! Stock guests: Debian's arm64 kernel and its static busybox, fetched once and kept.
+//! What comes from Debian's archive: stock guests (the arm64 kernel, a static busybox) and a
+//! Raspberry Pi's device trees and firmware, fetched once and kept.
 //!
 //! Asks for the meta package, never for an exact version: mirrors drop old point releases. What
 //! was fetched is kept under its own version; a small file per suite says which one is current,
@@ -34,11 +35,17 @@ impl std::fmt::Display for CannotFetch {
     }
 }
 
+/// The kernel with drivers for real boards, and with their device trees.
+const FULL_KERNEL: &str = "linux-image-arm64";
+const PI_FIRMWARE: &str = "raspi-firmware";
+const TF_A: &str = "arm-trusted-firmware";
+
 /// The kernel of `suite` (such as `bookworm` or `trixie-backports`), as an arm64 Image.
 pub fn kernel(suite: &str) -> Result<PathBuf> {
     check_name(suite)?;
-    fetched(&format!("kernel-{suite}"), "Image", &format!("the Debian {suite} kernel"), |into| {
-        let apt = private(suite)?;
+    let what = format!("the Debian {suite} kernel");
+    let dir = fetched(&format!("kernel-{suite}"), &["Image"], &what, |into| {
+        let apt = private(suite, "main")?;
         let depends = apt.depends(KERNEL)?;
         let package = depends.iter().find(|d| d.starts_with("linux-image-"));
         let package = package.with_context(|| format!("{KERNEL} names no kernel"))?;
@@ -57,23 +64,89 @@ pub fn kernel(suite: &str) -> Result<PathBuf> {
         };
         let kernel = crate::bundle::gunzip(paths::read(&found)?)?;
         image::check(&kernel).with_context(|| format!("{package}: the kernel"))?;
-        Ok(Fetched { bytes: kernel, label: format!("{package} {version}") })
-    })
+        Ok(Fetched { files: vec![kernel], label: format!("{package} {version}") })
+    })?;
+    Ok(dir.join("Image"))
 }
 
 /// The static busybox for `suite`'s user space.
 pub fn busybox(suite: &str) -> Result<PathBuf> {
     check_name(suite)?;
     let base = suite.strip_suffix("-backports").unwrap_or(suite);
-    fetched(&format!("busybox-{base}"), "busybox", &format!("Debian {base}'s busybox"), |into| {
-        let apt = private(base)?;
+    let what = format!("Debian {base}'s busybox");
+    let dir = fetched(&format!("busybox-{base}"), &["busybox"], &what, |into| {
+        let apt = private(base, "main")?;
         let version = apt.candidate(BUSYBOX)?.context("the suite has no busybox-static")?;
         let unpacked = into.join("unpacked");
         apt.unpack(BUSYBOX, &unpacked)?;
         let places = ["usr/bin/busybox", "bin/busybox"].map(|p| unpacked.join(p));
         let found = places.iter().find(|p| p.exists()).context("the package holds no busybox")?;
-        Ok(Fetched { bytes: paths::read(found)?, label: format!("{BUSYBOX} {version}") })
+        Ok(Fetched { files: vec![paths::read(found)?], label: format!("{BUSYBOX} {version}") })
+    })?;
+    Ok(dir.join("busybox"))
+}
+
+/// A folder with the device trees `names` of Broadcom boards, as `suite`'s kernel has them.
+pub fn device_trees(suite: &str, names: &[&str]) -> Result<PathBuf> {
+    check_name(suite)?;
+    let what = format!("the device trees of Debian {suite}'s kernel");
+    fetched(&format!("trees-{suite}"), names, &what, |into| {
+        let apt = private(suite, "main")?;
+        let depends = apt.depends(FULL_KERNEL)?;
+        let package = depends.iter().find(|d| d.starts_with("linux-image-"));
+        let package = package.with_context(|| format!("{FULL_KERNEL} names no kernel"))?;
+        let version = apt.candidate(package)?.context("the kernel's package has no version")?;
+        let unpacked = into.join("unpacked");
+        apt.unpack(package, &unpacked)?;
+        let folder = match tree_folder(&unpacked)? {
+            Some(folder) => folder,
+            // From 7.x on they are in a package of their own.
+            None => {
+                let base = apt.depends(package)?.into_iter().find(|d| d.starts_with("linux-base-"));
+                apt.unpack(&base.context("no package with device trees")?, &unpacked)?;
+                tree_folder(&unpacked)?.context("the package holds no device trees")?
+            }
+        };
+        let files =
+            names.iter().map(|name| paths::read(&folder.join(name))).collect::<Result<_>>()?;
+        Ok(Fetched { files, label: format!("trees of {package} {version}") })
     })
+}
+
+/// A folder with the files `names` of the Raspberry Pi's firmware. It is not free software, but may
+/// be passed on with a board's software.
+pub fn pi_firmware(suite: &str, names: &[&str]) -> Result<PathBuf> {
+    check_name(suite)?;
+    let base = suite.strip_suffix("-backports").unwrap_or(suite);
+    fetched(&format!("firmware-{base}"), names, "the Raspberry Pi's firmware", |into| {
+        let apt = private(base, "non-free-firmware")?;
+        from_package(&apt, PI_FIRMWARE, "usr/lib/raspi-firmware", names, into)
+    })
+}
+
+/// A folder with TF-A for the Raspberry Pi 4, as `bl31.bin`.
+pub fn tf_a(suite: &str) -> Result<PathBuf> {
+    check_name(suite)?;
+    let base = suite.strip_suffix("-backports").unwrap_or(suite);
+    fetched(&format!("tf-a-{base}"), &["bl31.bin"], "TF-A for the Raspberry Pi 4", |into| {
+        let apt = private(base, "main")?;
+        from_package(&apt, TF_A, "usr/lib/arm-trusted-firmware/rpi4", &["bl31.bin"], into)
+    })
+}
+
+fn from_package(
+    apt: &Private,
+    package: &str,
+    folder: &str,
+    names: &[&str],
+    into: &Path,
+) -> Result<Fetched> {
+    let version = apt.candidate(package)?.with_context(|| format!("there is no {package}"))?;
+    let unpacked = into.join("unpacked");
+    apt.unpack(package, &unpacked)?;
+    let folder = unpacked.join(folder);
+    let files = names.iter().map(|name| paths::read(&folder.join(name))).collect::<Result<_>>()?;
+    Ok(Fetched { files, label: format!("{package} {version}") })
 }
 
 /// Forget which versions are current, so that the next run asks the archive again.
@@ -89,14 +162,16 @@ pub fn forget() -> Result<()> {
 }
 
 struct Fetched {
-    bytes: Vec<u8>,
+    /// In the order of the names asked for.
+    files: Vec<Vec<u8>>,
     label: String,
 }
 
-/// The file `name` that `key` stands for, fetched by `get` into a scratch folder if need be.
+/// The folder with the files `names` that `key` stands for, fetched by `get`, with the help of a
+/// scratch folder, if need be.
 fn fetched(
     key: &str,
-    name: &str,
+    names: &[&str],
     what: &str,
     get: impl FnOnce(&Path) -> Result<Fetched>,
 ) -> Result<PathBuf> {
@@ -105,30 +180,31 @@ fn fetched(
     let current = dir.join(format!("{key}.current"));
     let kept = || {
         let label = std::fs::read_to_string(&current).ok()?;
-        Some(dir.join(folder(&label)).join(name)).filter(|file| file.exists())
+        let home = dir.join(folder(&label));
+        names.iter().all(|name| home.join(name).exists()).then_some(home)
     };
-    if let Some(file) = kept() {
-        return Ok(file);
+    if let Some(home) = kept() {
+        return Ok(home);
     }
     let _lock = paths::lock_cache()?;
     // Perhaps the one that we have waited for was after the same.
-    if let Some(file) = kept() {
-        return Ok(file);
+    if let Some(home) = kept() {
+        return Ok(home);
     }
     let step = Step::new(&format!("fetching {what} (once; signatures checked by apt)"));
     let scratch = tempfile::tempdir_in(&dir)?;
-    let Fetched { bytes, label } =
+    let Fetched { files, label } =
         get(scratch.path()).with_context(|| CannotFetch(what.to_owned()))?;
     let home = dir.join(folder(&label));
     paths::create(&home)?;
-    // Rename last: a run that is interrupted leaves nothing that looks complete.
-    let part = scratch.path().join(name);
-    paths::write(&part, &bytes)?;
-    std::fs::rename(&part, home.join(name))?;
+    // The label last: a run that is interrupted leaves nothing that looks complete.
+    for (name, bytes) in names.iter().zip(files) {
+        paths::write(&home.join(name), &bytes)?;
+    }
     paths::write(&current, label.as_bytes())?;
     drop(step);
     ui::say(format!("fetched {label}"));
-    Ok(home.join(name))
+    Ok(home)
 }
 
 fn folder(label: &str) -> String {
@@ -136,11 +212,14 @@ fn folder(label: &str) -> String {
     label.trim().chars().map(plain).collect()
 }
 
-fn private(suite: &str) -> Result<Private> {
+fn private(suite: &str, component: &str) -> Result<Private> {
     ensure!(apt::is_here(), "this machine has no apt");
     let archive = Archive::debian(&archive::configured()?, &Distribution::here())?;
-    let sources: [Source; 1] = [archive.suite(suite)];
-    let dir = paths::cache()?.join("apt").join(suite);
+    let sources = [Source { component: component.to_owned(), ..archive.suite(suite) }];
+    // Main's state stays where it was before there were others.
+    let folder =
+        if component == "main" { suite.to_owned() } else { format!("{suite}-{component}") };
+    let dir = paths::cache()?.join("apt").join(folder);
     let apt = Private::new(&dir, Some("arm64"), &sources, &archive.keyring)?;
     apt.update()?;
     Ok(apt)
@@ -153,6 +232,22 @@ fn check_name(suite: &str) -> Result<()> {
         bail!("`{suite}` is no Debian suite (such as bookworm, trixie, bookworm-backports)")
     }
     Ok(())
+}
+
+/// Where a kernel's package puts the trees of Broadcom boards.
+fn tree_folder(unpacked: &Path) -> Result<Option<PathBuf>> {
+    for base in ["usr/lib", "usr/lib/modules"] {
+        let Ok(entries) = std::fs::read_dir(unpacked.join(base)) else { continue };
+        for entry in entries {
+            let path = entry?.path();
+            for folder in [path.join("broadcom"), path.join("dtb/broadcom")] {
+                if folder.is_dir() {
+                    return Ok(Some(folder));
+                }
+            }
+        }
+    }
+    Ok(None)
 }
 
 fn vmlinuz(unpacked: &Path) -> Result<Option<PathBuf>> {

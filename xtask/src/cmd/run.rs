@@ -9,12 +9,12 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use regex::Regex;
 
-use crate::bundle::{self, Changes, Vm};
+use crate::bundle::{self, Vm};
+use crate::choice::Choice;
 use crate::cmd::{build, setup};
 use crate::console::{self, End, Input, Plan, Report, Verdict};
 use crate::qemu::{Machine, Qemu, Serial};
 use crate::script::{Script, Step};
-use crate::stock::CannotFetch;
 use crate::ui::say;
 use crate::{paths, toolchain};
 
@@ -22,10 +22,6 @@ use crate::{paths, toolchain};
 const EXPECT_LIMIT: Duration = Duration::from_secs(180);
 /// The longest silence before the first prompt.
 const SILENCE: Duration = Duration::from_secs(60);
-/// The VM that runs when nothing else is asked for, and the one when its kernel cannot be had.
-const DEFAULT_VM: &str = "debian";
-const FALLBACK_VM: &str = "demo";
-
 /// Boot Redan under QEMU and give you the guest's console
 ///
 /// Installs what is missing (Rust target, QEMU), builds, fetches a stock Debian arm64 kernel with
@@ -34,21 +30,8 @@ const FALLBACK_VM: &str = "demo";
 /// if the host has every page back.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// A VM of boot/vms by name, or a manifest file; give it again for more VMs, run in order
-    #[arg(long, value_name = "NAME|FILE")]
-    vm: Vec<String>,
-
-    /// Another kernel: an arm64 Image (gzip allowed), debian:SUITE, or payload:NAME
-    #[arg(long, value_name = "IMAGE")]
-    kernel: Option<String>,
-
-    /// Another initrd: a file, busybox:SUITE, or none
-    #[arg(long, value_name = "FILE")]
-    initrd: Option<String>,
-
-    /// The guest's whole kernel command line
-    #[arg(long, value_name = "STR")]
-    append: Option<String>,
+    #[command(flatten)]
+    guests: Choice,
 
     /// The board [only: virt]
     #[arg(long, value_name = "BOARD", default_value = "virt")]
@@ -66,14 +49,6 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
     smp: u8,
 
-    /// Virtual processors of each guest, 1 to 8 [default: what its manifest says, else 1]
-    #[arg(long, value_name = "M", value_parser = clap::value_parser!(u8).range(1..=8))]
-    vcpus: Option<u8>,
-
-    /// Memory of the guest in MiB; the machine gets what it needs beside that
-    #[arg(long, value_name = "MIB")]
-    mem: Option<u64>,
-
     /// Succeed as soon as a line of the console matches; fail if the guest ends without
     #[arg(long, value_name = "REGEX")]
     expect: Option<Regex>,
@@ -88,7 +63,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     toolchain::ensure()?;
     let qemu = setup::qemu()?;
     let image = build::redan_img(build::HOST)?;
-    let vms = args.load_vms()?;
+    let vms = args.guests.load()?;
     let session = Session::prepare(args, &qemu, image, &vms)?;
     if session.terminal && args.expect.is_none() {
         say("this terminal is the guest's console; leave with Ctrl-A x");
@@ -110,54 +85,6 @@ impl Args {
     fn refuse_what_comes_later(&self) -> Result<()> {
         ensure!(self.board == "virt", "--board {}: only virt is supported so far", self.board);
         Ok(())
-    }
-
-    fn load_vms(&self) -> Result<Vec<Vm>> {
-        let changes = Changes {
-            kernel: self.kernel.clone(),
-            initrd: self.initrd.clone(),
-            append: self.append.clone(),
-            mem: self.mem,
-            vcpus: self.vcpus,
-        };
-        if self.vm.is_empty() {
-            return Ok(vec![self.default_vm(&changes)?]);
-        }
-        let changed = self.kernel.is_some() || self.initrd.is_some() || self.append.is_some();
-        ensure!(
-            self.vm.len() == 1 || !changed,
-            "--kernel, --initrd and --append change one VM; there are {}",
-            self.vm.len()
-        );
-        let vms: Vec<Vm> = self.vm.iter().map(|v| Vm::load(v, &changes)).collect::<Result<_>>()?;
-        for (n, vm) in vms.iter().enumerate() {
-            let name = &vm.manifest.name;
-            ensure!(
-                vms.iter().take(n).all(|other| other.manifest.name != *name),
-                "two of the VMs are called `{name}`"
-            );
-        }
-        Ok(vms)
-    }
-
-    /// The stock guest. When its parts cannot be fetched, the demonstration guest that we build.
-    fn default_vm(&self, changes: &Changes) -> Result<Vm> {
-        let error = match Vm::load(DEFAULT_VM, changes) {
-            Ok(vm) => return Ok(vm),
-            Err(error) => error,
-        };
-        let asked_for_more = changes.kernel.is_some() || changes.initrd.is_some();
-        if asked_for_more || error.downcast_ref::<CannotFetch>().is_none() {
-            return Err(error);
-        }
-        // The first link of the chain names the manifest, which is not to blame.
-        let reasons: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
-        let reason = reasons.join(": ").lines().next().unwrap_or_default().to_owned();
-        say(format!("{reason}; running the demonstration guest instead"));
-        Vm::load(
-            FALLBACK_VM,
-            &Changes { mem: changes.mem, vcpus: changes.vcpus, ..Changes::default() },
-        )
     }
 }
 
