@@ -4,6 +4,11 @@
 // Does: keeps the entry state for the tests, relocates itself, clears .bss, makes an identity map
 //      (0..1 GiB Device, 1..8 GiB Normal), switches MMU and caches on, calls guest_main(dtb).
 // Clobbers: everything.
+//
+// guest_secondary, where a CPU starts that PSCI CPU_ON switched on:
+// In:  EL1, MMU off, x0 = whatever CPU_ON was given.
+// Does: MMU, caches and vectors as above; keeps its entry state in its start::Secondary, found by
+//      MPIDR_EL1.Aff0; takes the stack there and calls start::on_secondary(it).
 
     .section .head, "ax"
     .global guest_start
@@ -89,6 +94,50 @@ guest_start:
     tlbi    vmalle1
     dsb     sy
 
+    bl      .L_mmu_on
+    adrp    x0, {stack}
+    add     x0, x0, :lo12:{stack}
+    add     x0, x0, #{stack_size}
+    mov     sp, x0
+    mov     x29, xzr
+    mov     x30, xzr
+    mov     x0, x22
+    bl      guest_main
+6:  wfi
+    b       6b
+
+    .global guest_secondary
+guest_secondary:
+    mrs     x20, daif
+    mrs     x21, sctlr_el1
+    mov     x22, x0
+    mrs     x23, SPSel
+    mrs     x24, CurrentEL
+    msr     daifset, #15
+    msr     SPSel, #1
+    ic      iallu
+    tlbi    vmalle1
+    dsb     sy
+    bl      .L_mmu_on
+    mrs     x1, mpidr_el1
+    and     x1, x1, #{cpu_mask}
+    mov     x2, #{secondary_size}
+    adrp    x0, {secondaries}
+    add     x0, x0, :lo12:{secondaries}
+    madd    x0, x1, x2, x0
+    stp     x22, x20, [x0, #{secondary_x0}]
+    stp     x21, x23, [x0, #{secondary_sctlr}]
+    str     x24, [x0, #{secondary_el}]
+    ldr     x1, [x0, #{secondary_stack}]
+    mov     sp, x1
+    mov     x29, xzr
+    mov     x30, xzr
+    bl      {on_secondary}
+7:  wfi
+    b       7b
+
+// Registers of stage 1, vectors, FP. Called with the MMU off; clobbers x0, x1, x2.
+.L_mmu_on:
     ldr     x0, ={mair}
     msr     mair_el1, x0
     mrs     x1, id_aa64mmfr0_el1
@@ -111,17 +160,7 @@ guest_start:
     ldr     x0, ={sctlr}
     msr     sctlr_el1, x0
     isb
-
-    adrp    x0, {stack}
-    add     x0, x0, :lo12:{stack}
-    add     x0, x0, #{stack_size}
-    mov     sp, x0
-    mov     x29, xzr
-    mov     x30, xzr
-    mov     x0, x22
-    bl      guest_main
-6:  wfi
-    b       6b
+    ret
     .ltorg
 
 // Vectors. Each saves a whole Frame on the stack of EL1 and calls trap::on_exception(frame, kind);

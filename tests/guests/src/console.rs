@@ -1,8 +1,14 @@
 //! The PL011 (DDI0183), polled.
 
 use core::fmt::{self, Write};
+use core::hint::spin_loop;
 use core::ptr;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+use crate::cpu;
 
 /// Data register.
 pub const DR: u64 = 0x00;
@@ -76,10 +82,22 @@ impl Write for Console {
     }
 }
 
+/// Whose line is being printed: CPU + 1, or 0. Not a lock of the usual kind, because an exception or
+/// a panic in the midst of a line must be told.
+static OWNER: AtomicU64 = AtomicU64::new(0);
+
 /// What `print!` calls.
 pub fn print(args: fmt::Arguments<'_>) {
+    let me = cpu::me() as u64 + 1;
+    let nested = OWNER.load(Relaxed) == me;
+    while !nested && OWNER.compare_exchange_weak(0, me, Acquire, Relaxed).is_err() {
+        spin_loop();
+    }
     // `put` cannot fail, so neither can this.
     let _ = Console.write_fmt(args);
+    if !nested {
+        OWNER.store(0, Release);
+    }
 }
 
 /// Prints to the UART.

@@ -1,9 +1,13 @@
-//! A driver for GICv2 (IHI0048) and GICv3 (IHI0069), enough for one CPU, and the interrupt handler:
-//! it acknowledges, notes, quietens the source, ends.
+//! A driver for GICv2 (IHI0048) and GICv3 (IHI0069), and the interrupt handler: it acknowledges,
+//! notes, quietens the source, ends. Each CPU notes for itself.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 use crate::console::{read32, write32};
+use crate::cpu::{self, CPUS, PerCpu};
 use crate::machine::{self, GicBases};
 use crate::timer::{ENABLE, IMASK, PHYSICAL_PPI, VIRTUAL_PPI};
 use crate::trap::Frame;
@@ -50,14 +54,28 @@ pub mod dist {
 /// "No interrupt" answers of an acknowledge register start here.
 pub const SPURIOUS: u32 = 1020;
 
-/// The GIC of the machine.
+/// Bytes from one redistributor of a GICv3 to the next.
+const REDISTRIBUTOR: u64 = 0x2_0000;
+
+/// The GIC of the machine, as one CPU sees it.
 #[derive(Clone, Copy)]
 pub struct Gic(GicBases);
 
-/// The machine's GIC.
+/// The machine's GIC, as this CPU sees it.
 #[must_use]
 pub fn get() -> Gic {
-    Gic(machine::get().gic)
+    of(cpu::me())
+}
+
+/// The GIC with the redistributor of another CPU, if it has redistributors.
+#[must_use]
+pub fn of(cpu: usize) -> Gic {
+    match machine::get().gic {
+        GicBases::V3 { dist, redist } => {
+            Gic(GicBases::V3 { dist, redist: redist + REDISTRIBUTOR * cpu as u64 })
+        }
+        v2 @ GicBases::V2 { .. } => Gic(v2),
+    }
 }
 
 impl Gic {
@@ -73,7 +91,7 @@ impl Gic {
             GicBases::V2 { dist, .. } | GicBases::V3 { dist, .. } => dist,
         }
     }
-    /// Base of the CPU interface (v2) or of the first redistributor (v3).
+    /// Base of the CPU interface (v2) or of this CPU's redistributor (v3).
     #[must_use]
     pub const fn local(self) -> u64 {
         match self.0 {
@@ -153,33 +171,38 @@ impl Gic {
             let addr = self.dist() + dist::IROUTER + 8 * u64::from(intid);
             let _ = crate::probe::store64(addr, read!("mpidr_el1") & 0xff_00ff_ffff);
         } else {
-            let _ = crate::probe::store8(self.dist() + dist::ITARGETSR + u64::from(intid), 1);
+            let me = self.target_bit();
+            let _ = crate::probe::store8(self.dist() + dist::ITARGETSR + u64::from(intid), me);
         }
     }
+    /// This CPU's bit in the target registers of a v2. They are numbered as the interface is, which
+    /// the banked ITARGETSR0 tells; it reads as zero where there is one CPU only (IHI0048 4.3.12).
+    fn target_bit(self) -> u64 {
+        u64::from(read32(self.dist() + dist::ITARGETSR) & 0xff).max(1)
+    }
 
-    /// Distributor and CPU interface on, everything in one group, nothing enabled, nothing masked
-    /// by priority. The groups are those a kernel uses: 0 in a v2, 1 in a v3.
+    /// Distributor and this CPU's interface on, everything in one group, nothing enabled, nothing
+    /// masked by priority. The groups are those a kernel uses: 0 in a v2, 1 in a v3.
     pub fn init(self) {
         let lines = (read32(self.dist() + dist::TYPER) & 0x1f) + 1;
         write32(self.dist() + dist::CTLR, 0);
-        for word in 0..lines {
-            let intid = word * 32;
-            write32(self.bit_reg(dist::ICENABLER, intid), !0);
-            write32(self.bit_reg(dist::ICPENDR, intid), !0);
-            write32(self.bit_reg(dist::ICACTIVER, intid), !0);
-            if self.is_v3() {
-                write32(self.bit_reg(dist::IGROUPR, intid), !0);
-            }
+        for word in 1..lines {
+            self.clear(word * 32);
         }
+        write32(self.dist() + dist::CTLR, if self.is_v3() { 1 << 4 | 1 << 1 } else { 1 });
+        self.init_cpu();
+    }
+
+    /// What of it each CPU does for itself.
+    pub fn init_cpu(self) {
+        self.clear(0);
         match self.0 {
             GicBases::V2 { cpu, .. } => {
-                write32(self.dist() + dist::CTLR, 1);
                 write32(cpu + 0x004, 0xf8); // PMR
                 write32(cpu + 0x008, 0); // BPR
                 write32(cpu, 1); // CTLR
             }
             GicBases::V3 { redist, .. } => {
-                write32(self.dist() + dist::CTLR, 1 << 4 | 1 << 1);
                 write32(redist + 0x14, 0); // WAKER: awake
                 let sre = read!("icc_sre_el1");
                 write!("icc_sre_el1", sre | 1);
@@ -189,7 +212,17 @@ impl Gic {
                 write!("icc_igrpen1_el1", 1);
             }
         }
-        EOI_SPLIT.store(false, Relaxed);
+        NOTES.eoi_split.store(false, Relaxed);
+    }
+
+    /// Nothing enabled, pending or active among the 32 interrupts from `intid` on.
+    fn clear(self, intid: u32) {
+        write32(self.bit_reg(dist::ICENABLER, intid), !0);
+        write32(self.bit_reg(dist::ICPENDR, intid), !0);
+        write32(self.bit_reg(dist::ICACTIVER, intid), !0);
+        if self.is_v3() {
+            write32(self.bit_reg(dist::IGROUPR, intid), !0);
+        }
     }
 
     /// Acknowledges: the whole IAR value (with the source CPU of a v2 SGI).
@@ -216,7 +249,7 @@ impl Gic {
     }
     /// EOImode: end of interrupt only drops the priority.
     pub fn set_eoi_split(self, on: bool) {
-        EOI_SPLIT.store(on, Relaxed);
+        NOTES.eoi_split.store(on, Relaxed);
         match self.0 {
             GicBases::V2 { cpu, .. } => write32(cpu, if on { 1 | 1 << 9 } else { 1 }),
             GicBases::V3 { .. } => write!("icc_ctlr_el1", if on { 2 } else { 0 }),
@@ -268,13 +301,36 @@ impl Gic {
     }
 }
 
-static EOI_SPLIT: AtomicBool = AtomicBool::new(false);
-static COUNT: AtomicU32 = AtomicU32::new(0);
-static FIQS: AtomicU32 = AtomicU32::new(0);
-static LAST: AtomicU32 = AtomicU32::new(0);
-/// The last eight INTIDs, newest in the low byte group; for order tests.
-static ORDER: AtomicU64 = AtomicU64::new(0);
-static TIMER_ISTATUS: AtomicBool = AtomicBool::new(false);
+/// How many acknowledge values are kept.
+pub const LOG: usize = 256;
+
+/// What the handler of one CPU has noted.
+struct Notes {
+    eoi_split: AtomicBool,
+    count: AtomicU32,
+    fiqs: AtomicU32,
+    last: AtomicU32,
+    /// The last eight INTIDs, newest in the low byte group; for order tests.
+    order: AtomicU64,
+    timer_istatus: AtomicBool,
+    log: [AtomicU32; LOG],
+    hook: AtomicU64,
+}
+
+static NOTES: PerCpu<Notes> = PerCpu(
+    [const {
+        Notes {
+            eoi_split: AtomicBool::new(false),
+            count: AtomicU32::new(0),
+            fiqs: AtomicU32::new(0),
+            last: AtomicU32::new(0),
+            order: AtomicU64::new(0),
+            timer_istatus: AtomicBool::new(false),
+            log: [const { AtomicU32::new(0) }; LOG],
+            hook: AtomicU64::new(0),
+        }
+    }; CPUS],
+);
 
 /// What the handler has seen since [`forget`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -291,25 +347,44 @@ pub struct Seen {
     pub istatus: bool,
 }
 
-/// What the handler has seen.
+/// What the handler has seen on this CPU.
 #[must_use]
 pub fn seen() -> Seen {
+    seen_by(cpu::me())
+}
+
+/// What it has seen on another.
+#[must_use]
+pub fn seen_by(cpu: usize) -> Seen {
+    let notes = &NOTES.0[cpu % CPUS];
     Seen {
-        count: COUNT.load(Relaxed),
-        fiqs: FIQS.load(Relaxed),
-        last: LAST.load(Relaxed),
-        order: ORDER.load(Relaxed),
-        istatus: TIMER_ISTATUS.load(Relaxed),
+        count: notes.count.load(Acquire),
+        fiqs: notes.fiqs.load(Relaxed),
+        last: notes.last.load(Relaxed),
+        order: notes.order.load(Relaxed),
+        istatus: notes.timer_istatus.load(Relaxed),
     }
 }
 
-/// Starts counting afresh.
+/// The `n`th acknowledge value on a CPU since [`forget`], of the first [`LOG`].
+#[must_use]
+pub fn logged(cpu: usize, n: usize) -> u32 {
+    NOTES.0[cpu % CPUS].log.get(n).map_or(u32::MAX, |iar| iar.load(Relaxed))
+}
+
+/// Starts counting afresh on this CPU.
 pub fn forget() {
-    COUNT.store(0, Relaxed);
-    FIQS.store(0, Relaxed);
-    LAST.store(0, Relaxed);
-    ORDER.store(0, Relaxed);
-    TIMER_ISTATUS.store(false, Relaxed);
+    NOTES.count.store(0, Relaxed);
+    NOTES.fiqs.store(0, Relaxed);
+    NOTES.last.store(0, Relaxed);
+    NOTES.order.store(0, Relaxed);
+    NOTES.timer_istatus.store(false, Relaxed);
+}
+
+/// From now on this CPU calls `hook(iar)` between the acknowledgement and the end of each
+/// interrupt, with interrupts masked.
+pub fn set_hook(hook: Option<fn(u32)>) {
+    NOTES.hook.store(hook.map_or(0, |hook| hook as usize as u64), Relaxed);
 }
 
 /// Unmasks IRQ and FIQ, or masks them.
@@ -339,28 +414,40 @@ pub fn on_interrupt(_frame: &mut Frame, fiq: bool) {
     if intid >= SPURIOUS {
         return;
     }
-    COUNT.fetch_add(1, Relaxed);
-    FIQS.fetch_add(u32::from(fiq), Relaxed);
-    LAST.store(iar, Relaxed);
-    ORDER.store(ORDER.load(Relaxed) << 8 | u64::from(intid & 0xff), Relaxed);
+    let notes = &*NOTES;
+    if let Some(slot) = notes.log.get(notes.count.load(Relaxed) as usize) {
+        slot.store(iar, Relaxed);
+    }
+    notes.fiqs.fetch_add(u32::from(fiq), Relaxed);
+    notes.last.store(iar, Relaxed);
+    notes.order.store(notes.order.load(Relaxed) << 8 | u64::from(intid & 0xff), Relaxed);
+    // Last: who sees the count from another CPU may look at the rest.
+    notes.count.fetch_add(1, Release);
     match intid {
         VIRTUAL_PPI => {
-            TIMER_ISTATUS.store(read!("cntv_ctl_el0") & 4 != 0, Relaxed);
+            notes.timer_istatus.store(read!("cntv_ctl_el0") & 4 != 0, Relaxed);
             write!("cntv_ctl_el0", ENABLE | IMASK);
         }
         PHYSICAL_PPI => {
-            TIMER_ISTATUS.store(read!("cntp_ctl_el0") & 4 != 0, Relaxed);
+            notes.timer_istatus.store(read!("cntp_ctl_el0") & 4 != 0, Relaxed);
             write!("cntp_ctl_el0", ENABLE | IMASK);
         }
         33 => write32(machine::get().uart + 0x38, 0), // UARTIMSC: all its interrupts masked
         _ => {}
+    }
+    let hook = notes.hook.load(Relaxed) as *const ();
+    if !hook.is_null() {
+        // SAFETY:
+        // 1. `set_hook` stored a `fn(u32)` there.
+        let hook: fn(u32) = unsafe { core::mem::transmute(hook) };
+        hook(iar);
     }
     if group0 {
         write!("icc_eoir0_el1", u64::from(iar));
     } else {
         gic.eoi(iar);
     }
-    if EOI_SPLIT.load(Relaxed) {
+    if notes.eoi_split.load(Relaxed) {
         gic.deactivate(iar);
     }
 }

@@ -6,6 +6,8 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
 use core::ptr;
 
+use crate::cpu::Lock;
+
 const BYTES: usize = 4 << 20;
 const SMALLEST: usize = 16;
 const CLASSES: usize = 24;
@@ -24,13 +26,11 @@ struct State {
     free: [usize; CLASSES],
 }
 
-struct Heap(UnsafeCell<State>);
-// SAFETY:
-// 1. A payload has one CPU, and its interrupt handler does not allocate.
-unsafe impl Sync for Heap {}
+/// A payload's interrupt handler does not allocate.
+struct Heap(Lock<State>);
 
 #[global_allocator]
-static HEAP: Heap = Heap(UnsafeCell::new(State { used: 0, free: [0; CLASSES] }));
+static HEAP: Heap = Heap(Lock::new(State { used: 0, free: [0; CLASSES] }));
 
 fn class(layout: Layout) -> usize {
     layout.size().max(layout.align()).max(SMALLEST).next_power_of_two().trailing_zeros() as usize
@@ -42,9 +42,7 @@ fn class(layout: Layout) -> usize {
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let class = class(layout);
-        // SAFETY:
-        // 1. One CPU, and nothing below calls back into the heap.
-        let state = unsafe { &mut *self.0.get() };
+        let mut state = self.0.lock();
         let Some(head) = state.free.get_mut(class) else { return ptr::null_mut() };
         if *head != 0 {
             let block = *head as *mut usize;
@@ -62,9 +60,7 @@ unsafe impl GlobalAlloc for Heap {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY:
-        // 1. One CPU, and nothing below calls back into the heap.
-        let state = unsafe { &mut *self.0.get() };
+        let mut state = self.0.lock();
         if let Some(head) = state.free.get_mut(class(layout)) {
             // SAFETY:
             // 1. The block is the heap's again, has room for a word and is aligned for it.

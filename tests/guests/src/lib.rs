@@ -16,6 +16,8 @@ extern crate alloc;
 #[cfg(target_os = "none")]
 pub mod console;
 #[cfg(target_os = "none")]
+pub mod cpu;
+#[cfg(target_os = "none")]
 pub mod fp;
 #[cfg(target_os = "none")]
 pub mod gic;
@@ -68,6 +70,8 @@ pub mod host_memory;
 pub mod host_refusals;
 #[cfg(target_os = "none")]
 pub mod host_vm;
+#[cfg(target_os = "none")]
+pub mod smp;
 
 /// Makes a binary of one payload module that EL2 boots in the shim's place.
 #[macro_export]

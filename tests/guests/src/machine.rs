@@ -5,6 +5,8 @@ use core::cell::UnsafeCell;
 use fdt::Fdt;
 use fdt::node::FdtNode;
 
+use crate::cpu::CPUS;
+
 /// The GIC of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GicBases {
@@ -41,6 +43,8 @@ pub struct Machine {
     pub cpus: u64,
     /// `reg` of the first CPU.
     pub cpu0: u64,
+    /// `reg` of each CPU, in the order of MPIDR_EL1.Aff0.
+    pub mpidrs: [u64; CPUS],
     /// PSCI by HVC, not SMC.
     pub hvc: bool,
     /// `verdict=semihosting` on the command line, or no command line says otherwise (test hosts).
@@ -63,6 +67,7 @@ static MACHINE: Cell = Cell(UnsafeCell::new(Machine {
     gic: GicBases::V2 { dist: 0x0800_0000, cpu: 0x0801_0000 },
     cpus: 1,
     cpu0: 0,
+    mpidrs: [u64::MAX; CPUS],
     hvc: true,
     semihosting: false,
     reference: false,
@@ -74,6 +79,12 @@ pub fn get() -> Machine {
     // SAFETY:
     // 1. `init` ran before every caller; nothing writes after it.
     unsafe { *MACHINE.0.get() }
+}
+
+/// What PSCI calls CPU `n`; no CPU's name if there is none.
+#[must_use]
+pub fn mpidr(n: usize) -> u64 {
+    get().mpidrs.get(n).copied().unwrap_or(u64::MAX)
 }
 
 /// The command line.
@@ -124,6 +135,9 @@ pub fn init(dtb: u64) {
         }
         m.cpus = tree.cpus().count() as u64;
         m.cpu0 = tree.cpus().next().map_or(0, |c| c.ids().first() as u64);
+        for mpidr in tree.cpus().map(|cpu| cpu.ids().first() as u64) {
+            m.mpidrs[mpidr as usize % CPUS] = mpidr;
+        }
         if let Some(node) = tree.find_compatible(&["arm,psci-1.0", "arm,psci-0.2", "arm,psci"]) {
             m.hvc = node.property("method").and_then(|p| p.as_str()) == Some("hvc");
         }

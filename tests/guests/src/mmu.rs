@@ -1,8 +1,10 @@
-//! The payload's stage 1: an identity map of 1 GiB blocks, and one window through which a test can
-//! look at any physical address with any memory type.
+//! The payload's stage 1: an identity map of 1 GiB blocks, and for each CPU a window through which a
+//! test can look at any physical address with any memory type.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::cpu;
 
 /// The one table: 512 entries of 1 GiB (39-bit addresses, DDI0487 D8.2).
 #[repr(C, align(4096))]
@@ -29,8 +31,10 @@ pub const BLOCK_DEVICE: u64 = BLOCK | AF | UXN | PXN;
 pub const BLOCK_NORMAL: u64 = BLOCK | AF | INNER | UXN | 1 << 2;
 
 const GIB: u64 = 1 << 30;
-/// Where the window is: the last GiB of the address space, far from all real memory.
-const WINDOW_INDEX: usize = 511;
+/// Where this CPU's window is: one of the last GiBs of the address space, far from all real memory.
+fn window_index() -> usize {
+    511 - cpu::me()
+}
 
 /// How the window sees memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,32 +50,33 @@ pub enum Attr {
 pub fn window(pa: u64, attr: Attr) -> u64 {
     let base = pa & !(GIB - 1) & 0xffff_ffff_ffff;
     let attrs = if attr == Attr::Device { BLOCK_DEVICE } else { BLOCK_NORMAL };
-    set(WINDOW_INDEX, base | attrs);
-    (WINDOW_INDEX as u64) * GIB + (pa & (GIB - 1))
+    set(window_index(), base | attrs);
+    (window_index() as u64) * GIB + (pa & (GIB - 1))
 }
 
 /// Makes the window a table at `pa`; answers an address translated by it.
 #[must_use]
 pub fn window_table(pa: u64) -> u64 {
     const TABLE: u64 = 3;
-    set(WINDOW_INDEX, (pa & 0xffff_ffff_f000) | TABLE);
-    (WINDOW_INDEX as u64) * GIB
+    set(window_index(), (pa & 0xffff_ffff_f000) | TABLE);
+    (window_index() as u64) * GIB
 }
 
 /// Maps the GiB at `index` for EL0 too (for code that runs at EL0), or not any more.
 pub fn allow_el0(index: usize, allow: bool) {
     let user = if allow { BLOCK_NORMAL & !UXN | 1 << 6 | PXN } else { BLOCK_NORMAL };
-    set(WINDOW_INDEX, ((index as u64) * GIB) | user);
+    set(window_index(), ((index as u64) * GIB) | user);
 }
 
 /// The window's view of an address below 1 GiB offset; see [`allow_el0`].
 #[must_use]
-pub const fn in_window(addr: u64) -> u64 {
-    (WINDOW_INDEX as u64) * GIB + (addr & (GIB - 1))
+pub fn in_window(addr: u64) -> u64 {
+    (window_index() as u64) * GIB + (addr & (GIB - 1))
 }
 
 fn set(index: usize, descriptor: u64) {
-    // Break before make (DDI0487 D8.16): the window may have been something else.
+    // Break before make (DDI0487 D8.16): the window may have been something else. Only this CPU
+    // ever looks through it.
     if let Some(slot) = L1.0.get(index).filter(|slot| slot.load(Ordering::Relaxed) != descriptor) {
         slot.store(0, Ordering::Release);
         flush();

@@ -4,6 +4,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use crate::cpu::{self, CPUS, PerCpu};
 use crate::{gic, println, report};
 
 /// Everything that `boot/guest.S` saves.
@@ -89,37 +90,55 @@ impl Fault {
     }
 }
 
-static ARMED: AtomicBool = AtomicBool::new(false);
-static CAUGHT: AtomicBool = AtomicBool::new(false);
-static KIND: AtomicU64 = AtomicU64::new(0);
-static ESR: AtomicU64 = AtomicU64::new(0);
-static FAR: AtomicU64 = AtomicU64::new(0);
-static ELR: AtomicU64 = AtomicU64::new(0);
-/// Where to continue after the next caught exception; 0 = the next instruction.
-static LANDING: AtomicU64 = AtomicU64::new(0);
+/// What one CPU waits for, and what came.
+#[derive(Default)]
+struct Trap {
+    armed: AtomicBool,
+    caught: AtomicBool,
+    kind: AtomicU64,
+    esr: AtomicU64,
+    far: AtomicU64,
+    elr: AtomicU64,
+    /// Where to continue after the next caught exception; 0 = the next instruction.
+    landing: AtomicU64,
+}
+
+static TRAP: PerCpu<Trap> = PerCpu(
+    [const {
+        Trap {
+            armed: AtomicBool::new(false),
+            caught: AtomicBool::new(false),
+            kind: AtomicU64::new(0),
+            esr: AtomicU64::new(0),
+            far: AtomicU64::new(0),
+            elr: AtomicU64::new(0),
+            landing: AtomicU64::new(0),
+        }
+    }; CPUS],
+);
 
 /// From now on a synchronous exception is recorded and stepped over. An aborted instruction fetch
 /// continues at x30.
 pub fn arm() {
-    CAUGHT.store(false, Relaxed);
-    ARMED.store(true, Relaxed);
+    TRAP.caught.store(false, Relaxed);
+    TRAP.armed.store(true, Relaxed);
 }
 
 /// As [`arm`], but continues at `landing`, at EL1.
 pub fn arm_landing(landing: u64) {
-    LANDING.store(landing, Relaxed);
+    TRAP.landing.store(landing, Relaxed);
     arm();
 }
 
 /// Ends what [`arm`] began: the first exception that came, if any.
 pub fn disarm() -> Option<Fault> {
-    ARMED.store(false, Relaxed);
-    LANDING.store(0, Relaxed);
-    CAUGHT.load(Relaxed).then(|| Fault {
-        kind: KIND.load(Relaxed),
-        esr: ESR.load(Relaxed),
-        far: FAR.load(Relaxed),
-        elr: ELR.load(Relaxed),
+    TRAP.armed.store(false, Relaxed);
+    TRAP.landing.store(0, Relaxed);
+    TRAP.caught.load(Relaxed).then(|| Fault {
+        kind: TRAP.kind.load(Relaxed),
+        esr: TRAP.esr.load(Relaxed),
+        far: TRAP.far.load(Relaxed),
+        elr: TRAP.elr.load(Relaxed),
     })
 }
 
@@ -127,12 +146,15 @@ pub fn disarm() -> Option<Fault> {
 pub extern "C" fn on_exception(frame: &mut Frame, kind: u64) {
     match kind {
         IRQ | FIQ => gic::on_interrupt(frame, kind == FIQ),
-        _ if ARMED.load(Relaxed) => caught(frame, kind),
+        _ if TRAP.armed.load(Relaxed) => caught(frame, kind),
         _ => {
-            ARMED.store(false, Relaxed);
+            TRAP.armed.store(false, Relaxed);
             println!(
-                "unexpected exception: vector {kind}, ESR {:#x}, FAR {:#x}, ELR {:#x}",
-                frame.esr, frame.far, frame.elr
+                "unexpected exception: vector {kind}, ESR {:#x}, FAR {:#x}, ELR {:#x}, CPU {}",
+                frame.esr,
+                frame.far,
+                frame.elr,
+                cpu::me()
             );
             report::abandon()
         }
@@ -140,14 +162,14 @@ pub extern "C" fn on_exception(frame: &mut Frame, kind: u64) {
 }
 
 fn caught(frame: &mut Frame, kind: u64) {
-    if !CAUGHT.swap(true, Relaxed) {
-        KIND.store(kind, Relaxed);
-        ESR.store(frame.esr, Relaxed);
-        FAR.store(frame.far, Relaxed);
-        ELR.store(frame.elr, Relaxed);
+    if !TRAP.caught.swap(true, Relaxed) {
+        TRAP.kind.store(kind, Relaxed);
+        TRAP.esr.store(frame.esr, Relaxed);
+        TRAP.far.store(frame.far, Relaxed);
+        TRAP.elr.store(frame.elr, Relaxed);
     }
     let class = frame.esr >> 26 & 0x3f;
-    match LANDING.load(Relaxed) {
+    match TRAP.landing.load(Relaxed) {
         0 if class == ec::FETCH => frame.elr = frame.x[30],
         // SVC, HVC and SMC are taken with ELR already past them (DDI0487 D1.3.2).
         0 if matches!(class, 0x15..=0x17) => {}

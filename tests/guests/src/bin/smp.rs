@@ -1,0 +1,4 @@
+//! See `guests::smp`.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+guests::payload!(smp);
