@@ -23,6 +23,7 @@
 pub mod check;
 mod compact;
 pub mod devices;
+pub mod dma;
 mod error;
 mod list;
 mod node;

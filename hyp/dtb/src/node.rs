@@ -114,6 +114,17 @@ impl<'a> At<'_, '_, 'a> {
         self.strings("compatible").any(|c| with.contains(&c))
     }
 
+    /// The name, with the unit address.
+    pub(crate) fn name(&self) -> &'a str {
+        self.node.name
+    }
+
+    /// This node or one that it is in is called one of these, but for the unit address.
+    pub(crate) fn is_within(&self, called: &[&str]) -> bool {
+        let own = called.iter().any(|name| names(self.node.name, name));
+        own || self.up.is_some_and(|up| up.is_within(called))
+    }
+
     /// No `status`, or one that says so.
     pub(crate) fn enabled(&self) -> bool {
         matches!(self.text("status"), None | Some("okay" | "ok"))
