@@ -1,11 +1,19 @@
 // Entry of the EL2 image: from the boot loader to Rust, in the state that Rust expects.
 //
+// hyp_head, the boot CPU:
 // In:   the arm64 boot protocol: x0 = device tree blob, MMU and data cache off, one CPU (the
 //       others wait in the firmware), image at any 2 MiB-aligned address and clean to the PoC.
 // Out:  arch::boot::start(x0 = blob as given): EL2h, exceptions masked, MMU and caches on, only the
 //       image's own 2 MiB block mapped (virtual = physical, writable and executable until
 //       arch::mmu builds the real tables), sp = boot stack, VBAR_EL2 = hyp_vector_host.
 // Uses: x19 = blob, x20 = image base; everything else is scratch. No subroutine keeps a register.
+//
+// hyp_secondary_entry, every other CPU, whenever the firmware starts it:
+// In:   x0 = number of the CPU, below {CPUS} (arch::smc::cpu_on), EL2, MMU off.
+// Out:  arch::boot::secondary(): EL2h, exceptions masked, MMU and caches on with the last tables,
+//       sp = top of its own stack, TPIDR_EL2 and VBAR_EL2 set.
+//       It reads no data before its MMU is on, so none has to be clean to the PoC; its code, like all
+//       text, is as the loader left it, and the tables are walked through the caches (TCR).
 //
 // No Rust code runs before the MMU is on: atomics need cacheable memory.
 // Constants in braces come from arch::boot.
@@ -18,6 +26,59 @@
     .macro  adr_l reg, symbol
     adrp    \reg, \symbol
     add     \reg, \reg, :lo12:\symbol
+    .endm
+
+// HCR_EL2 first: E2H decides what the other EL2 registers mean (DDI0487 D19.2.48). Then SCTLR_EL2 with
+// the MMU off. Goes to \no_nvhe where E2H cannot be 0. Clobbers x1, x2.
+    .macro  el2_registers no_nvhe, message
+    mov_imm32 x1, {HCR_BOOT}
+    msr     hcr_el2, x1
+    isb
+    mrs     x1, hcr_el2
+    adr     x2, \message
+    tbnz    x1, #34, \no_nvhe
+    mov_imm32 x1, {SCTLR_OFF}
+    msr     sctlr_el2, x1
+    isb
+    .endm
+
+// Turns the MMU on with the tables at \tables and SCTLR_EL2 = \sctlr. Clobbers x1, x2.
+    .macro  mmu_on tables, sctlr
+    mrs     x1, id_aa64mmfr0_el1
+    and     x1, x1, #0xf            // PARange
+    mov     x2, #5                  // 48 bits: all that a 4 KiB granule descriptor can name
+    cmp     x1, x2
+    csel    x1, x1, x2, lo
+    mov_imm32 x2, {TCR}
+    orr     x2, x2, x1, lsl #16     // PS
+    msr     tcr_el2, x2
+    mov_imm32 x1, {MAIR}
+    msr     mair_el2, x1
+    adr_l   x1, \tables
+    msr     ttbr0_el2, x1
+    isb
+    tlbi    alle2
+    tlbi    alle1
+    ic      iallu
+    dsb     sy
+    isb
+    mov_imm32 x1, \sctlr
+    msr     sctlr_el2, x1
+    isb
+    .endm
+
+// Vectors, stack and number of CPU \number. Clobbers x1, x2.
+    .macro  own_state number
+    adr_l   x1, hyp_vector_host
+    msr     vbar_el2, x1
+    isb
+    lsl     x2, \number, #{STACKS_SHIFT}
+    msr     tpidr_el2, x2           // how far its stacks are above CPU 0's
+    adr_l   x1, __hyp_stack_top
+    add     x1, x1, x2
+    mov     sp, x1
+    mov     x29, xzr                // the end of the frame chain
+    mov     x30, xzr
     .endm
 
     .section .head.text, "ax"
@@ -47,16 +108,7 @@ hyp_descriptor:                     // where the EL1 payload is: xtask
     mov     x19, x0
     adr     x20, hyp_head
 
-    // HCR_EL2 first: E2H decides what the other EL2 registers mean (DDI0487 D19.2.48).
-    mov_imm32 x1, {HCR_BOOT}
-    msr     hcr_el2, x1
-    isb
-    mrs     x1, hcr_el2
-    adr     x2, .L_no_nvhe
-    tbnz    x1, #34, .L_die
-    mov_imm32 x1, {SCTLR_OFF}
-    msr     sctlr_el2, x1
-    isb
+    el2_registers .L_die, .L_no_nvhe
     tst     x20, #0x1fffff
     adr     x2, .L_misaligned
     b.ne    .L_die
@@ -106,37 +158,9 @@ hyp_descriptor:                     // where the EL1 payload is: xtask
     adr_l   x1, __hyp_image_end
     bl      .L_clean_invalidate
 
-    mrs     x1, id_aa64mmfr0_el1
-    and     x1, x1, #0xf            // PARange
-    mov     x2, #5                  // 48 bits: all that a 4 KiB granule descriptor can name
-    cmp     x1, x2
-    csel    x1, x1, x2, lo
-    mov_imm32 x2, {TCR}
-    orr     x2, x2, x1, lsl #16     // PS
-    msr     tcr_el2, x2
-    mov_imm32 x1, {MAIR}
-    msr     mair_el2, x1
-    adr_l   x1, {EARLY_TABLES}
-    msr     ttbr0_el2, x1
-    isb
-    tlbi    alle2
-    tlbi    alle1
-    ic      iallu
-    dsb     sy
-    isb
-    mov_imm32 x1, {SCTLR_ON}
-    msr     sctlr_el2, x1
-    isb
-
-    adr_l   x1, hyp_vector_host
-    msr     vbar_el2, x1
-    isb
-    adr_l   x1, __hyp_stack_top
-    mov     sp, x1
-    msr     tpidr_el2, xzr          // number of this CPU
+    mmu_on  {EARLY_TABLES}, {SCTLR_ON}
+    own_state xzr
     mov     x0, x19
-    mov     x29, xzr                // the end of the frame chain
-    mov     x30, xzr
     bl      {START}
 
 // Cleans and invalidates the data cache over [x0, x1) to the PoC. Clobbers x0, x2, x3.
@@ -176,6 +200,22 @@ hyp_descriptor:                     // where the EL1 payload is: xtask
     .asciz  "[EL2] cannot start: unknown relocation in the image\r\n"
     .balign 4
 
+    .section .text.hyp_secondary_entry, "ax"
+    .global hyp_secondary_entry
+hyp_secondary_entry:
+    msr     daifset, #0xf
+    msr     spsel, #1
+    mov     x19, x0
+    el2_registers .L_park_secondary, .
+    cmp     x19, #{CPUS}
+    b.hs    .L_park_secondary
+    mmu_on  {LAST_TABLES}, {SCTLR_FINAL}
+    own_state x19
+    bl      {SECONDARY}
+.L_park_secondary:
+    wfe
+    b       .L_park_secondary
+
 // Replaces the tables under the running code: x0 = TTBR0_EL2, x1 = SCTLR_EL2 with the MMU on.
 // Both maps are virtual = physical. The MMU is off in between, because a block becomes pages here and
 // the TLB may not hold both (break before make, DDI0487 D8.16). Clobbers x2. No memory access.
@@ -198,3 +238,6 @@ hyp_switch_tables:
 
     .purgem mov_imm32
     .purgem adr_l
+    .purgem el2_registers
+    .purgem mmu_on
+    .purgem own_state

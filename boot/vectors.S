@@ -62,11 +62,13 @@
 
 // x0 = kind, x1 = stack pointer at the exception; x0 and x1 proper are in SP_EL0 and ELR_EL1.
 hyp_from_el2:
-    msr     spsr_el1, x2
+    msr     far_el1, x2
     adr_l   x2, __hyp_emergency_top
     mov     sp, x2
+    mrs     x2, tpidr_el2           // how far this CPU's stacks are above CPU 0's
+    add     sp, sp, x2
     sub     sp, sp, #{FRAME_SIZE}
-    mrs     x2, spsr_el1
+    mrs     x2, far_el1
     save_x2_to_x29 sp, {FRAME_GPR}
     str     x30, [sp, #{FRAME_GPR} + 240]
     mrs     x2, sp_el0

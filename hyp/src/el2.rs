@@ -22,6 +22,7 @@ use crate::board::{Board, QemuVirt};
 use crate::machine::Hw;
 use crate::panic;
 use crate::payload::{Payload, PayloadError};
+use crate::smp;
 use crate::stage1::{Map, MapError};
 use crate::survey::{self, Interrupts, Memory};
 
@@ -104,7 +105,11 @@ fn boot_with(map: &mut Map, tree: &Dtb<'_>, dtb: u64) -> Result<u64, BootError> 
     HYP.call_once(|| hyp);
     let (start, end) = bringup::bytes_of(memory.plan.carve_out);
     log::info!("EL2 keeps its image and {start:#x}..{end:#x}");
-    bringup::prepare_cpu(&features, root, geometry.vtcr(features.pa_range, features.hardware_af));
+    let known = tree.cpus()?;
+    let startable = known.iter().filter(|cpu| cpu.enable == Enable::Psci).copied();
+    let host = self::hyp().host_regime();
+    smp::init(startable, smp::Common { host, geometry, vgic: size }, &features);
+    log::info!("{} of {} CPUs can run", smp::count(), known.len());
     log::info!("payload of {} KiB at {:#x}", payload.size >> 10, payload.start);
     Ok(payload.start)
 }

@@ -26,6 +26,8 @@ mod machine;
 mod panic;
 #[cfg(target_os = "none")]
 mod payload;
+#[cfg(target_os = "none")]
+mod smp;
 #[cfg(any(test, target_os = "none"))]
 mod stage1;
 #[cfg(target_os = "none")]

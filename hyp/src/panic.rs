@@ -1,14 +1,15 @@
 //! The end: EL2 found a bug of its own.
 //!
 //! Says so without a lock, then turns the machine off, or stops. Nothing of EL1 runs again: the
-//! state that isolates it is in doubt.
+//! state that isolates it is in doubt. Where the machine cannot be turned off, other CPUs stop as soon
+//! as they come to EL2 ([`park_if_over`]).
 
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use crate::arch::vectors::Frame;
-use crate::arch::{smc, sysreg};
+use crate::arch::{boot, percpu, smc, sysreg};
 use crate::console::Raw;
 
 /// What a debugger finds when there is no console: the beginning of the first panic's message.
@@ -30,6 +31,13 @@ impl Write for Epitaph {
 
 /// How many panics there were: a panic inside a panic says less, and the third nothing.
 static DEPTH: AtomicU32 = AtomicU32::new(0);
+
+/// Stops this CPU if EL2 has panicked on another.
+pub fn park_if_over() {
+    if DEPTH.load(Ordering::Relaxed) > 0 {
+        sysreg::park();
+    }
+}
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
@@ -65,7 +73,7 @@ pub fn from_el2(kind: u64, frame: &Frame, sp: u64, esr: u64, far: u64) -> ! {
         }
         let _ = writeln!(Raw);
     }
-    let (guard_end, _) = crate::arch::boot::stack();
+    let (guard_end, _) = boot::stack(percpu::number());
     if (guard_end.saturating_sub(hyp_abi::PAGE_SIZE)..guard_end).contains(&far) {
         panic!("stack overflow");
     }

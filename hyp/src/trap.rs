@@ -7,22 +7,24 @@
 use hyp_abi::{Hypercall, Ipa, Ret, hcall};
 use hyp_core::esr::{Abort, Esr, Fault, Syndrome, SysregAccess};
 use hyp_core::inject::{self, Before, Cause};
-use hyp_core::psci::{self, Action, Conduit};
 use hyp_core::{GuestNext, HostAbort, Outcome};
 
 use crate::arch::percpu::PerCpu;
 use crate::arch::vectors::Frame;
-use crate::arch::{cpu, fp, idreg, smc, switch};
-use crate::el2;
+use crate::arch::{cpu, fp, idreg, switch};
+use crate::{el2, panic, smp};
 
 /// A synchronous exception of the host.
 pub fn host_sync(cpu: &mut PerCpu, frame: &mut Frame, esr: Esr, far: u64, hpfar: u64) {
+    panic::park_if_over();
     match esr.decode() {
         Syndrome::Hvc(0) => hypercall(cpu, frame),
         // SMCCC defines immediate 0 only.
         Syndrome::Hvc(_) => frame.gpr[0] = hcall::NOT_SUPPORTED,
         Syndrome::Smc(imm) => {
-            firmware_call(frame, imm);
+            let [x0, x1, x2, x3, ..] = frame.gpr;
+            let x0 = smp::firmware_call(cpu, imm, [x0, x1, x2, x3]);
+            frame.gpr[..4].copy_from_slice(&[x0, 0, 0, 0]);
             skip(frame, esr);
         }
         Syndrome::DataAbort(data) => abort(cpu, frame, esr, &data.abort, far, hpfar),
@@ -55,6 +57,7 @@ fn run(cpu: &mut PerCpu) -> Ret {
             panic!("the core runs a vCPU that is not loaded");
         };
         let raw = switch::run(ctx, regime, &cpu.traps, el2::vgic(), cpu.fp_is_guests);
+        panic::park_if_over();
         match el2::hyp().guest_exit(&mut cpu.local, raw) {
             GuestNext::Resume => {}
             GuestNext::Fp => fp_to_guest(cpu),
@@ -94,17 +97,6 @@ fn abort(cpu: &mut PerCpu, frame: &mut Frame, esr: Esr, abort: &Abort, far: u64,
     if answer != Some(HostAbort::Retry) {
         take(cpu, frame, Cause::Refused { esr, far });
     }
-}
-
-/// An SMC of the host.
-fn firmware_call(frame: &mut Frame, imm: u16) {
-    let [x0, x1, x2, x3, ..] = frame.gpr;
-    let conduit = if smc::present() { Conduit::Smc } else { Conduit::None };
-    let x0 = match psci::host_smc(imm, [x0, x1, x2, x3], &[cpu::mpidr()], conduit) {
-        Action::Forward(args) => smc::call(args),
-        Action::Answer(x0) => x0,
-    };
-    frame.gpr[..4].copy_from_slice(&[x0, 0, 0, 0]);
 }
 
 /// The host's system registers are its own but for ID registers, which hide what EL2 does not

@@ -108,10 +108,36 @@ impl Board {
         board
     }
 
+    /// The first register in which a guest would see less on a CPU with these values than on the boot
+    /// CPU, whose values it is shown everywhere.
+    pub(crate) fn broken_promise(&self, values: &[u64; ID_REGISTERS.len()]) -> Option<Enc> {
+        let mut all = ID_REGISTERS.iter().zip(values).zip(self.id_values);
+        let broken = all.find(|((enc, here), promised)| {
+            let shown = |raw| self.view.id_register(**enc, raw);
+            !offers(**enc, shown(**here), shown(*promised))
+        });
+        broken.map(|((enc, _), _)| *enc)
+    }
+
     /// The CPU's own value of an ID register; 0 for one that no guest is shown.
     #[must_use]
     pub fn id_value(&self, register: Enc) -> u64 {
         let mut known = ID_REGISTERS.iter().zip(self.id_values);
         known.find(|(enc, _)| **enc == register).map_or(0, |(_, value)| value)
     }
+}
+
+/// Whether each field of an ID register says as much `here` as was `promised` (DDI0487 D24.1.3).
+fn offers(register: Enc, here: u64, promised: u64) -> bool {
+    // Which fixes of errata a core carries: no feature.
+    if register == sysreg::REVIDR_EL1 {
+        return true;
+    }
+    // FP, AdvSIMD, TGran4 and TGran64: 0xf is less than 0.
+    let signed = [sysreg::ID_AA64PFR0_EL1, sysreg::ID_AA64MMFR0_EL1].contains(&register);
+    let rank = |value: u64, shift: u32| match (value >> shift) & 0xf {
+        0xf if signed => 0,
+        field => field.saturating_add(1),
+    };
+    (0..64).step_by(4).all(|shift| rank(here, shift) >= rank(promised, shift))
 }

@@ -4,7 +4,7 @@
 //! Lock ranks: host < VM; each entry takes them in that order and drops them before it returns.
 
 use hyp_abi::hcall::{FEATURE_GICV2, FEATURE_GICV3, MAX_VMS, VERSION};
-use hyp_abi::{Claimed, Handle, Ipa, Pfn, Refusal, Ret, Vmid, lr};
+use hyp_abi::{Claimed, Handle, Ipa, Pa, PageState, Pfn, Refusal, Ret, Vmid, lr};
 use hyp_s2::{Geometry, Regime};
 use hyp_sync::{Lock, rank};
 
@@ -15,6 +15,7 @@ use crate::life::ROOT_PAGES;
 use crate::machine::Machine;
 use crate::memmap::MemMap;
 use crate::owner::{Pages, Word};
+use crate::sysreg::{Enc, ID_REGISTERS};
 use crate::vm::Slot;
 
 pub use crate::board::{Board, Config, ConfigError, Gic};
@@ -111,6 +112,21 @@ impl<M: Machine> Hyp<M> {
             Some(pfn) if host.tables.touch(self.pages(), pfn) => HostAbort::Retry,
             _ => HostAbort::Inject,
         }
+    }
+
+    /// Whether the host could fetch an instruction at `entry` with its MMU off: in RAM, not taken
+    /// from it. The answer may be outdated when it arrives, and stage 2 decides in the end.
+    pub fn host_can_fetch(&self, cpu: &mut CpuLocal, entry: u64) -> bool {
+        let (_host, _held) = self.host.lock(&mut cpu.locks);
+        let page = Pa::new(entry).filter(|_| entry.is_multiple_of(4)).map(Pa::frame);
+        let word = page.and_then(|pfn| self.pages().word(pfn));
+        word.is_some_and(|word| word.host() != PageState::NoPage)
+    }
+
+    /// The first register that says less on another CPU than guests were promised on the boot CPU;
+    /// `values` are that CPU's, in the order of [`ID_REGISTERS`].
+    pub fn broken_promise(&self, values: &[u64; ID_REGISTERS.len()]) -> Option<Enc> {
+        self.board.broken_promise(values)
     }
 
     fn call(&self, cpu: &mut CpuLocal, call: Call) -> Result<Ret, Refusal> {

@@ -35,6 +35,7 @@ pub mod memmap;
 pub mod owner;
 pub mod plan;
 mod pool;
+pub mod power;
 pub mod psci;
 pub mod sysreg;
 pub mod vcpu;
@@ -46,3 +47,4 @@ pub mod word;
 mod tests;
 
 pub use hyp::{Config, CpuLocal, Gic, GuestNext, HostAbort, Hyp, Outcome, RawExit};
+pub use vm::MAX_CPUS;

@@ -1,8 +1,9 @@
-//! Which of the host's firmware calls reach the firmware.
+//! The host's firmware calls, understood: what is answered, what is relayed, what EL2 does itself.
 //!
 //! The host asks for power services by SMC, which `HCR_EL2.TSC` traps. Firmware would start a CPU,
-//! or resume this one, at EL2 and at an address of the caller's choice: those calls never pass.
-//! Knows PSCI (DEN0022) and SMCCC (DEN0028) numbers. Must not know how to issue an SMC.
+//! or resume this one, at EL2 and at an address of the caller's choice: those calls never pass as
+//! they are ([`crate::power`] and the EL2 image stand between). Knows PSCI (DEN0022) and SMCCC
+//! (DEN0028) numbers. Must not know how to issue an SMC, or which CPUs are on.
 
 /// PSCI and SMCCC function ids. The 64-bit form of a PSCI call has bit 30 set as well.
 pub mod id {
@@ -46,6 +47,12 @@ pub mod status {
     pub const DENIED: u64 = (-3_i64) as u64;
     /// That CPU runs already.
     pub const ALREADY_ON: u64 = (-4_i64) as u64;
+    /// That CPU is being started already.
+    pub const ON_PENDING: u64 = (-5_i64) as u64;
+    /// That CPU cannot be used.
+    pub const INTERNAL_FAILURE: u64 = (-6_i64) as u64;
+    /// The entry point cannot be one.
+    pub const INVALID_ADDRESS: u64 = (-9_i64) as u64;
     /// SMCCC 1.1.
     pub const SMCCC_1_1: u64 = 0x1_0001;
 }
@@ -53,29 +60,97 @@ pub mod status {
 /// Affinity bits of an MPIDR: Aff3 and Aff2..Aff0.
 pub const MPIDR_AFFINITY: u64 = 0xff_00ff_ffff;
 
-/// How EL2 can reach the firmware.
+/// How the firmware reads the power state of `CPU_SUSPEND`, as its `PSCI_FEATURES` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Conduit {
-    /// By SMC.
-    Smc,
-    /// There is none: an SMC would hang or be undefined (a Raspberry Pi with the default stub).
+pub enum SuspendFormat {
+    /// As PSCI 0.2 defined it: bit 16 says power-down.
+    Original,
+    /// The extended format: bit 30 does.
+    Extended,
+}
+
+impl SuspendFormat {
+    /// From what the firmware answers to `PSCI_FEATURES` of `CPU_SUSPEND`; `None`: it has none.
+    #[must_use]
+    pub const fn from_features(x0: u64) -> Option<Self> {
+        // The answer is an int32; bit 1 is the format, bit 0 OS-initiated mode.
+        match low32(x0) {
+            flags if flags >> 31 != 0 => None,
+            flags if flags & 2 != 0 => Some(Self::Extended),
+            _ => Some(Self::Original),
+        }
+    }
+
+    /// What the host is told: the format. Nothing relays the call that selects OS-initiated mode.
+    const fn features(self) -> u64 {
+        match self {
+            Self::Original => 0,
+            Self::Extended => 2,
+        }
+    }
+
+    const fn powers_down(self, state: u32) -> bool {
+        match self {
+            Self::Original => state & 1 << 16 != 0,
+            Self::Extended => state & 1 << 30 != 0,
+        }
+    }
+}
+
+/// Who has the power.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Firmware {
+    /// PSCI by SMC.
+    Psci {
+        /// If it has `CPU_SUSPEND`.
+        suspend: Option<SuspendFormat>,
+    },
+    /// Nobody: an SMC would hang or be undefined (a Raspberry Pi with the default stub).
     None,
 }
 
-/// What to do with the call. x1..x3 of the host become 0 in either case.
+/// What to do for the host. Its x1..x3 become 0 in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Ask the firmware with exactly these x0..x3 (x4 and up zero); its x0 is the answer.
-    Forward([u64; 4]),
+pub enum Request {
     /// Answer x0 at once.
     Answer(u64),
+    /// Ask the firmware with exactly these x0..x3 (x4 and up zero); its x0 is the answer.
+    Forward([u64; 4]),
+    /// Start another CPU.
+    On {
+        /// MPIDR of that CPU, as the host named it.
+        target: u64,
+        /// Where it begins.
+        entry: u64,
+        /// Its x0.
+        context: u64,
+    },
+    /// Turn this CPU off.
+    Off,
+    /// Let this CPU wait.
+    Suspend {
+        /// How, in the firmware's words.
+        state: u32,
+        /// It may lose its state.
+        power_down: bool,
+        /// Where it goes on if it did.
+        entry: u64,
+        /// Its x0 then.
+        context: u64,
+    },
+    /// Say what a CPU does.
+    Affinity {
+        /// MPIDR, as the host named it.
+        target: u64,
+        /// Lowest affinity level that counts.
+        level: u64,
+    },
 }
 
-/// Decides an SMC of the host. `args` are its x0..x3; `cpus` the MPIDRs (affinity bits) of the
-/// CPUs that EL2 runs on.
+/// Understands an SMC of the host: `args` are its x0..x3.
 #[must_use]
-pub fn host_smc(imm: u16, args: [u64; 4], cpus: &[u64], conduit: Conduit) -> Action {
-    use Action::Answer;
+pub fn request(imm: u16, args: [u64; 4], firmware: Firmware) -> Request {
+    use Request::{Answer, Forward};
     // SMCCC defines immediate 0 only.
     if imm != 0 {
         return Answer(status::NOT_SUPPORTED);
@@ -88,30 +163,37 @@ pub fn host_smc(imm: u16, args: [u64; 4], cpus: &[u64], conduit: Conduit) -> Act
         id::SMCCC_ARCH_FEATURES => return Answer(arch_feature(low32(x1))),
         _ => {}
     }
-    if conduit == Conduit::None {
-        return Answer(status::NOT_SUPPORTED);
-    }
+    let Firmware::Psci { suspend } = firmware else { return Answer(status::NOT_SUPPORTED) };
     let wide = function & id::WIDE != 0;
     let width = if wide { u64::MAX } else { 0xffff_ffff };
-    let call = [u64::from(function), x1 & width, x2 & width, x3 & width];
+    let [x1, x2, x3] = [x1 & width, x2 & width, x3 & width];
     match function & !id::WIDE {
-        id::CPU_ON => Answer(cpu_on(x1 & width, cpus)),
-        id::AFFINITY_INFO | id::SYSTEM_RESET2 => Action::Forward(call),
+        id::CPU_ON => Request::On { target: x1, entry: x2, context: x3 },
+        id::AFFINITY_INFO => Request::Affinity { target: x1, level: x2 },
+        id::CPU_SUSPEND => match suspend {
+            Some(format) => {
+                let state = low32(x1);
+                let power_down = format.powers_down(state);
+                Request::Suspend { state, power_down, entry: x2, context: x3 }
+            }
+            None => Answer(status::NOT_SUPPORTED),
+        },
+        id::SYSTEM_RESET2 => Forward([u64::from(function), x1, x2, x3]),
         // The rest has no 64-bit form.
         _ if wide => Answer(status::NOT_SUPPORTED),
-        // The last CPU cannot go: nobody would be left to start it, nor any other.
-        id::CPU_OFF => Answer(status::DENIED),
+        id::CPU_OFF => Request::Off,
         id::VERSION | id::MIGRATE_INFO_TYPE | id::SYSTEM_OFF | id::SYSTEM_RESET => {
-            Action::Forward([u64::from(function), 0, 0, 0])
+            Forward([u64::from(function), 0, 0, 0])
         }
         id::FEATURES => match low32(x1) {
             id::SMCCC_VERSION => Answer(status::SUCCESS),
-            asked if is_known(asked) => {
-                Action::Forward([u64::from(function), u64::from(asked), 0, 0])
+            asked if asked & !id::WIDE == id::CPU_SUSPEND => {
+                Answer(suspend.map_or(status::NOT_SUPPORTED, SuspendFormat::features))
             }
+            asked if is_known(asked) => Forward([u64::from(function), u64::from(asked), 0, 0]),
             _ => Answer(status::NOT_SUPPORTED),
         },
-        // CPU_SUSPEND and SYSTEM_SUSPEND too: powered down, the CPU would resume at EL2.
+        // SYSTEM_SUSPEND too: the machine would resume at EL2.
         _ => Answer(status::NOT_SUPPORTED),
     }
 }
@@ -132,17 +214,6 @@ const fn is_known(function: u32) -> bool {
     }
 }
 
-/// Every CPU that EL2 knows is running, for EL2 started it; one it does not know must stay off,
-/// because it would come up at EL2 in the host's hands.
-fn cpu_on(target: u64, cpus: &[u64]) -> u64 {
-    let only_affinity = target & !MPIDR_AFFINITY == 0;
-    if only_affinity && cpus.iter().any(|cpu| cpu & MPIDR_AFFINITY == target) {
-        status::ALREADY_ON
-    } else {
-        status::INVALID_PARAMETERS
-    }
-}
-
 const fn arch_feature(function: u32) -> u64 {
     match function {
         id::SMCCC_VERSION | id::SMCCC_ARCH_FEATURES => status::SUCCESS,
@@ -156,16 +227,16 @@ const fn low32(x: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::Action::{Answer, Forward};
+    use super::Request::{Affinity, Answer, Forward, Off, On, Suspend};
     use super::*;
 
-    const CPUS: &[u64] = &[0x8000_0000, 0x8000_0101];
+    const QEMU: Firmware = Firmware::Psci { suspend: Some(SuspendFormat::Original) };
 
-    fn smc(args: [u64; 4]) -> Action {
-        host_smc(0, args, CPUS, Conduit::Smc)
+    fn smc(args: [u64; 4]) -> Request {
+        request(0, args, QEMU)
     }
 
-    fn call(function: u32, x1: u64) -> Action {
+    fn call(function: u32, x1: u64) -> Request {
         smc([u64::from(function), x1, 2, 3])
     }
 
@@ -177,24 +248,31 @@ mod tests {
     }
 
     #[test]
-    fn affinity_info_and_reset2_keep_their_arguments_in_their_width() {
+    fn arguments_are_cut_to_the_width_of_the_call() {
         let args = [0x1_0000_0001, 0x2_0000_0002, 0x3_0000_0003];
-        for function in [0x8400_0004_u64, 0x8400_0012] {
-            let [x1, x2, x3] = args;
-            assert_eq!(smc([function, x1, x2, x3]), Forward([function, 1, 2, 3]));
-            let wide = function | 0x4000_0000;
-            assert_eq!(smc([wide, x1, x2, x3]), Forward([wide, x1, x2, x3]));
-        }
+        let [x1, x2, x3] = args;
+        let narrow = |function| smc([function, x1, x2, x3]);
+        let wide = |function: u64| smc([function | 0x4000_0000, x1, x2, x3]);
+        assert_eq!(narrow(0x8400_0012), Forward([0x8400_0012, 1, 2, 3]));
+        assert_eq!(wide(0x8400_0012), Forward([0xc400_0012, x1, x2, x3]));
+        assert_eq!(narrow(0x8400_0003), On { target: 1, entry: 2, context: 3 });
+        assert_eq!(wide(0x8400_0003), On { target: x1, entry: x2, context: x3 });
+        assert_eq!(narrow(0x8400_0004), Affinity { target: 1, level: 2 });
+        assert_eq!(wide(0x8400_0004), Affinity { target: x1, level: x2 });
+        let power_down = false;
+        assert_eq!(narrow(0x8400_0001), Suspend { state: 1, power_down, entry: 2, context: 3 });
+        // The power state has 32 bits in either form.
+        assert_eq!(wide(0x8400_0001), Suspend { state: 1, power_down, entry: x2, context: x3 });
     }
 
     #[test]
-    fn nothing_that_starts_or_resumes_a_cpu_is_ever_forwarded() {
+    fn nothing_that_starts_stops_or_resumes_a_cpu_is_ever_forwarded() {
         for low in (0..=0xffff_u64).step_by(if cfg!(miri) { 511 } else { 1 }) {
             for base in [0x8400_0000, 0xc400_0000] {
                 let function = base | low;
                 let forwarded = matches!(smc([function, 0, 0, 0]), Forward(_));
                 let allowed = match low {
-                    0x04 | 0x12 => true,
+                    0x12 => true,
                     0x00 | 0x06 | 0x08 | 0x09 => base == 0x8400_0000,
                     // FEATURES of function 0 is not known.
                     _ => false,
@@ -205,34 +283,41 @@ mod tests {
     }
 
     #[test]
-    fn a_running_cpu_is_already_on_and_an_unknown_one_does_not_exist() {
-        for function in [0x8400_0003, 0xc400_0003] {
-            assert_eq!(call(function, 0), Answer(-4_i64 as u64));
-            assert_eq!(call(function, 0x101), Answer(-4_i64 as u64));
-            assert_eq!(call(function, 1), Answer(-2_i64 as u64));
-            // Bits that are no affinity: MPIDR's own bit 31, or bit 24.
-            assert_eq!(call(function, 0x8000_0000), Answer(-2_i64 as u64));
-            assert_eq!(call(function, 0x100_0000), Answer(-2_i64 as u64));
-        }
-        // Aff3 exists in the 64-bit call only.
-        assert_eq!(call(0xc400_0003, 1 << 32), Answer(-2_i64 as u64));
-        assert_eq!(call(0x8400_0003, 1 << 32), Answer(-4_i64 as u64));
-        let far = &[0x12_8034_5678];
-        let on = |cpu| host_smc(0, [0xc400_0003, cpu, 0, 0], far, Conduit::Smc);
-        assert_eq!(on(0x12_0034_5678), Answer(-4_i64 as u64));
-        assert_eq!(on(0x34_5678), Answer(-2_i64 as u64));
-    }
-
-    #[test]
-    fn off_is_denied_and_suspend_is_not_there() {
-        assert_eq!(call(0x8400_0002, 0), Answer(-3_i64 as u64));
-        for function in [0x8400_0001, 0xc400_0001, 0x8400_000e, 0xc400_000e, 0x8400_000f] {
+    fn off_is_a_32_bit_call_and_system_suspend_is_not_there() {
+        assert_eq!(call(0x8400_0002, 0), Off);
+        for function in [0x8400_000e, 0xc400_000e, 0x8400_000f] {
             assert_eq!(call(function, 0), Answer(u64::MAX), "{function:#x}");
         }
         // No 64-bit form.
         for function in [0xc400_0000, 0xc400_0002, 0xc400_0008, 0xc400_000a] {
             assert_eq!(call(function, 0), Answer(u64::MAX), "{function:#x}");
         }
+    }
+
+    #[test]
+    fn the_firmware_s_format_says_which_suspend_loses_state() {
+        let suspend = |format, state: u32| {
+            let firmware = Firmware::Psci { suspend: format };
+            request(0, [0xc400_0001, u64::from(state), 7, 8], firmware)
+        };
+        let (original, extended) = (SuspendFormat::Original, SuspendFormat::Extended);
+        for (format, state, down) in [
+            (original, 0x1_0000, true),
+            (original, 0x4000_0000, false),
+            (extended, 0x4000_0000, true),
+            (extended, 0x1_0000, false),
+        ] {
+            let wanted = Suspend { state, power_down: down, entry: 7, context: 8 };
+            assert_eq!(suspend(Some(format), state), wanted);
+        }
+        assert_eq!(suspend(None, 0), Answer(u64::MAX));
+        // int32: the upper half says nothing.
+        assert_eq!(SuspendFormat::from_features(0xffff_ffff), None);
+        assert_eq!(SuspendFormat::from_features(u64::MAX), None);
+        assert_eq!(SuspendFormat::from_features(0), Some(original));
+        assert_eq!(SuspendFormat::from_features(1), Some(original));
+        assert_eq!(SuspendFormat::from_features(3), Some(extended));
+        assert_eq!(SuspendFormat::from_features(1 << 32 | 2), Some(extended));
     }
 
     #[test]
@@ -256,16 +341,27 @@ mod tests {
             assert_eq!(features(asked), Forward([0x8400_000a, asked, 0, 0]));
             assert_eq!(features(asked | 1 << 32), Forward([0x8400_000a, asked, 0, 0]));
         }
-        for asked in [0x8400_0001, 0xc400_0001, 0xc400_0002, 0xc400_0008, 0x8400_000e, 0] {
+        for asked in [0xc400_0002, 0xc400_0008, 0x8400_000e, 0] {
             assert_eq!(features(asked), Answer(u64::MAX), "{asked:#x}");
         }
         assert_eq!(features(0x8000_0000), Answer(0));
     }
 
     #[test]
+    fn features_of_suspend_tell_the_format_and_never_os_initiated_mode() {
+        let features =
+            |suspend, asked| request(0, [0x8400_000a, asked, 0, 0], Firmware::Psci { suspend });
+        for asked in [0x8400_0001, 0xc400_0001] {
+            assert_eq!(features(None, asked), Answer(u64::MAX));
+            assert_eq!(features(Some(SuspendFormat::Original), asked), Answer(0));
+            assert_eq!(features(SuspendFormat::from_features(3), asked), Answer(2));
+        }
+    }
+
+    #[test]
     fn smccc_is_ours_with_or_without_firmware() {
-        for conduit in [Conduit::Smc, Conduit::None] {
-            let ask = |x0, x1| host_smc(0, [x0, x1, 0, 0], CPUS, conduit);
+        for firmware in [QEMU, Firmware::None] {
+            let ask = |x0, x1| request(0, [x0, x1, 0, 0], firmware);
             assert_eq!(ask(0x8000_0000, 0), Answer(0x1_0001));
             assert_eq!(ask(0x8000_0001, 0x8000_0000), Answer(0));
             assert_eq!(ask(0x8000_0001, 0x8000_0001), Answer(0));
@@ -277,16 +373,14 @@ mod tests {
     #[test]
     fn without_firmware_there_is_no_psci() {
         for function in [0x8400_0000, 0x8400_0003, 0xc400_0003, 0x8400_0008, 0x8400_000a] {
-            let answer = host_smc(0, [function, 0, 0, 0], CPUS, Conduit::None);
-            assert_eq!(answer, Answer(u64::MAX));
+            assert_eq!(request(0, [function, 0, 0, 0], Firmware::None), Answer(u64::MAX));
         }
     }
 
     #[test]
     fn only_immediate_zero_is_a_call() {
         for imm in [1, 0x8000, 0xffff] {
-            let answer = host_smc(imm, [0x8400_0008, 0, 0, 0], CPUS, Conduit::Smc);
-            assert_eq!(answer, Answer(u64::MAX));
+            assert_eq!(request(imm, [0x8400_0008, 0, 0, 0], QEMU), Answer(u64::MAX));
         }
     }
 

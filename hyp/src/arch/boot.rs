@@ -5,7 +5,7 @@
 
 use core::arch::global_asm;
 
-use super::mmu;
+use super::{mmu, percpu::CPUS};
 use crate::board::Board;
 use crate::stage1;
 
@@ -26,6 +26,11 @@ global_asm!(
     BLOCK_NORMAL = const stage1::WRITABLE_CODE,
     EARLY_TABLES = sym mmu::EARLY,
     START = sym start,
+    LAST_TABLES = sym mmu::LAST,
+    SCTLR_FINAL = const SCTLR_FINAL,
+    SECONDARY = sym secondary,
+    CPUS = const CPUS,
+    STACKS_SHIFT = const STACKS.trailing_zeros(),
     UART = const crate::board::QemuVirt::FALLBACK_UART,
 );
 
@@ -45,10 +50,8 @@ unsafe extern "C" {
     static __hyp_rodata_end: u8;
     static __hyp_data_start: u8;
     static __hyp_data_end: u8;
-    static __hyp_stack_bottom: u8;
-    static __hyp_stack_top: u8;
-    static __hyp_emergency_bottom: u8;
-    static __hyp_emergency_top: u8;
+    static __hyp_stacks: u8;
+    static hyp_secondary_entry: u8;
 }
 
 /// Address of a linker symbol.
@@ -63,6 +66,15 @@ extern "C" fn start(dtb: u64) -> ! {
     crate::el2::start(dtb)
 }
 
+/// Where entry.S goes on every other CPU, each time the firmware starts it.
+extern "C" fn secondary() -> ! {
+    crate::smp::arrive()
+}
+
+/// Where the firmware is to start a CPU: EL2, with the CPU's number in x0.
+pub fn secondary_entry() -> u64 {
+    address!(hyp_secondary_entry)
+}
 /// Where the image was loaded.
 pub fn base() -> u64 {
     address!(hyp_head)
@@ -79,13 +91,24 @@ pub fn rodata() -> Part {
 pub fn data() -> Part {
     (address!(__hyp_data_start), address!(__hyp_data_end))
 }
-/// The stack; the page below it is never mapped.
-pub fn stack() -> Part {
-    (address!(__hyp_stack_bottom), address!(__hyp_stack_top))
+/// Room for one CPU's stacks, as linker/hyp.ld has it.
+pub const STACKS: u64 = 64 << 10;
+const GUARD: u64 = 4 << 10;
+const STACK: u64 = 40 << 10;
+
+/// The stack of CPU `number`; the page below it is never mapped.
+pub fn stack(number: usize) -> Part {
+    let guard = stacks_of(number);
+    (guard.wrapping_add(GUARD), guard.wrapping_add(GUARD + STACK))
 }
-/// The stack for exceptions from EL2 itself; the page below it is never mapped.
-pub fn emergency_stack() -> Part {
-    (address!(__hyp_emergency_bottom), address!(__hyp_emergency_top))
+/// Its stack for exceptions from EL2 itself; the page below it is never mapped.
+pub fn emergency_stack(number: usize) -> Part {
+    let start = stacks_of(number);
+    (start.wrapping_add(2 * GUARD + STACK), start.wrapping_add(STACKS))
+}
+/// Nothing wraps: the linker script has room for all CPUs inside the image's block.
+fn stacks_of(number: usize) -> u64 {
+    address!(__hyp_stacks).wrapping_add((number as u64).wrapping_mul(STACKS))
 }
 
 /// The descriptor that xtask patched behind the header.

@@ -1,20 +1,18 @@
 //! The steps of the boot that touch memory or registers by address: what `el2` decides, done.
 //!
-//! Each function is called once, in the order in which they stand here, on one CPU.
+//! Each function is called once, in the order in which they stand here, on one CPU; the last two on
+//! every other CPU too, whenever it comes up.
 
-use hyp_abi::{PAGE_SHIFT, PAGE_SIZE, Vmid};
-use hyp_core::CpuLocal;
+use hyp_abi::{PAGE_SHIFT, PAGE_SIZE};
 use hyp_core::machine::Frames;
 use hyp_core::memmap::PageRange;
-use hyp_core::vcpu::Fp;
 use hyp_dtb::{Dtb, HEADER_BYTES, Region, header_size, strip_nops};
-use hyp_s2::{Regime, TablePfn};
+use hyp_s2::Regime;
 
 use super::boot::{self, Part};
 use super::cpu::{self, Features, Traps};
 use super::gic::Vgic;
-use super::percpu::{self, PerCpu};
-use super::{cache, mmu, switch, timer, vectors};
+use super::{cache, mmu, percpu, switch, timer, vectors};
 use crate::el2::BootError;
 use crate::machine::Hw;
 use crate::stage1::{Kind, Map, MapError};
@@ -116,8 +114,10 @@ pub fn take_over(
     let mut map = mmu::last();
     map.add(boot::text(), Kind::Text)?;
     map.add(boot::rodata(), Kind::RoData)?;
-    for part in [boot::data(), boot::stack(), boot::emergency_stack()] {
-        map.add(part, Kind::Data)?;
+    map.add(boot::data(), Kind::Data)?;
+    for number in 0..percpu::CPUS {
+        map.add(boot::stack(number), Kind::Data)?;
+        map.add(boot::emergency_stack(number), Kind::Data)?;
     }
     let (image_start, image_end) = bytes_of(memory.image);
     for region in memory.ram.regions() {
@@ -129,7 +129,7 @@ pub fn take_over(
     for device in devices.into_iter().flatten() {
         map.add(around(device.base, device.size)?, Kind::Device)?;
     }
-    // SAFETY: 1. Above are the image, both stacks, all RAM and the devices that EL2 uses.
+    // SAFETY: 1. Above are the image, all stacks, all RAM and the devices that EL2 uses.
     unsafe { mmu::activate(&map) };
     // SAFETY: 1. RAM is mapped. 2. Parts of a plan are disjoint from each other and from all else
     //    that is in use (`hyp_core::plan`, I1 and I2), and this one is named nowhere else.
@@ -140,32 +140,25 @@ pub fn take_over(
     Ok(hw)
 }
 
-/// Takes the virtual interface of a GICv2.
+/// The virtual interface of a GICv2.
 pub fn gicv2(gich: Region) -> Vgic {
     // SAFETY: 1. The device tree says that it is there, and the final map has it; 2. called once.
     unsafe { Vgic::v2(gich.base) }
 }
 
-/// Prepares this CPU for the host: registers, traps, stage 2.
-pub fn prepare_cpu(features: &Features, root: TablePfn, vtcr: u64) {
+/// Prepares this CPU for the host: registers, traps, stage 2. Each CPU does it whenever it comes up.
+pub fn prepare_cpu(features: &Features, host: Regime, vtcr: u64) {
     let traps = Traps::new(features);
     cpu::init_once(features);
     timer::init();
-    switch::first_regime(Regime { vmid: Vmid::HOST, root }, vtcr, &traps);
-    let state = PerCpu {
-        local: CpuLocal::new(percpu::number()),
-        traps,
-        at_el1: features.at_el1,
-        host_fp: Fp::default(),
-        fp_is_guests: false,
-    };
-    // SAFETY: 1. EL1 has not run, so no exception has come from it.
-    unsafe { percpu::init(state) };
+    switch::first_regime(host, vtcr, &traps);
+    // SAFETY: 1. EL1 does not run yet, so no exception has come from it.
+    unsafe { percpu::init(traps, features.at_el1) };
 }
 
-/// Enters the payload at EL1.
-pub fn enter_host(entry: u64, dtb: u64) -> ! {
+/// Enters the host at EL1: `entry` with `x0`.
+pub fn enter_host(entry: u64, x0: u64) -> ! {
     // SAFETY: 1. `prepare_cpu` has turned the host's stage 2 on, with tables that map nothing of
     //    EL2's.
-    unsafe { vectors::enter_host(entry, dtb) }
+    unsafe { vectors::enter_host(entry, x0) }
 }

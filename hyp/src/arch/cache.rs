@@ -2,15 +2,7 @@
 
 use core::arch::asm;
 
-use super::sysreg::{dsb_ish, isb};
-
-/// CTR_EL0: what the smallest lines are, and what maintenance the CPU needs at all.
-fn ctr() -> u64 {
-    let ctr: u64;
-    // SAFETY: 1. Reading CTR_EL0 has no side effect.
-    unsafe { asm!("mrs {}, ctr_el0", out(reg) ctr, options(nomem, nostack, preserves_flags)) };
-    ctr
-}
+use super::sysreg::{ctr_el0, dsb_ish, isb};
 
 /// Calls `op` for each line of `start..start + size`; `field` is the log2 of a line in words.
 fn lines(start: u64, size: u64, field: u64, op: impl Fn(u64)) {
@@ -25,7 +17,7 @@ fn lines(start: u64, size: u64, field: u64, op: impl Fn(u64)) {
 
 /// Cleans and invalidates data to the point of coherency.
 pub fn clean_to_poc(start: u64, size: u64) {
-    lines(start, size, ctr() >> 16, |at| {
+    lines(start, size, ctr_el0() >> 16, |at| {
         // SAFETY:
         // 1. Cleaning and invalidating changes no memory content that a coherent observer sees.
         // 2. An address that is not mapped would fault; callers pass RAM, which EL2 maps whole.
@@ -37,7 +29,7 @@ pub fn clean_to_poc(start: u64, size: u64) {
 /// Makes instructions just written visible to all CPUs' fetches (DDI0487 B2.4.4): data to the point
 /// of unification, then instruction caches.
 pub fn sync_icache(start: u64, size: u64) {
-    let ctr = ctr();
+    let ctr = ctr_el0();
     const IDC: u64 = 1 << 28;
     const DIC: u64 = 1 << 29;
     const L1IP: u64 = 3 << 14;

@@ -10,8 +10,8 @@ use tock_registers::interfaces::{Readable, Writeable};
 
 use super::idreg;
 use super::sysreg::{
-    isb, pmcr_el0, set_hafgrtr_el2, set_hcrx_el2, set_hdfgrtr_el2, set_hdfgwtr_el2, set_hfgitr_el2,
-    set_hfgrtr_el2, set_hfgwtr_el2, set_hstr_el2, set_vpidr_el2,
+    ctr_el0, dczid_el0, isb, pmcr_el0, set_hafgrtr_el2, set_hcrx_el2, set_hdfgrtr_el2,
+    set_hdfgwtr_el2, set_hfgitr_el2, set_hfgrtr_el2, set_hfgwtr_el2, set_hstr_el2, set_vpidr_el2,
 };
 
 /// CPTR_EL2.TFP: floating point and SIMD trap.
@@ -188,6 +188,11 @@ impl Traps {
             },
         }
     }
+}
+
+/// What programs read at EL0 and rely on wherever they run next: CTR_EL0 and DCZID_EL0.
+pub fn cache_geometry() -> [u64; 2] {
+    [ctr_el0(), dczid_el0()]
 }
 
 /// MIDR_EL1.

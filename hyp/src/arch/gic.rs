@@ -61,7 +61,7 @@ unsafe impl Sync for Vgic {}
 unsafe impl Send for Vgic {}
 
 /// What the core must know of it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
     /// List registers, at most [`lr::MAX`].
     pub list_registers: usize,
@@ -76,37 +76,40 @@ impl Vgic {
     /// GICH is there and mapped as device memory for good; only this value uses it.
     pub unsafe fn v2(pa: u64) -> Self {
         // SAFETY: 1. The caller vouches for the address, 2. which `Gich` has the layout of.
-        let gich = unsafe { &*(pa as *const Gich) };
-        gich.hcr.set(0);
-        Self::V2(gich).cleared()
+        Self::V2(unsafe { &*(pa as *const Gich) })
     }
 
-    /// A GICv3: turns the system register interface on, for EL1 as well.
+    /// A GICv3, by this CPU's interface.
     pub fn v3() -> Self {
-        ICC_SRE_EL2.set(SRE_OF_HOST);
-        isb();
-        ICH_HCR_EL2.set(0);
+        system_registers_on();
         let apr_words = match v3_preemption_bits() {
             0..=5 => 1,
             6 => 2,
             _ => 4,
         };
-        Self::V3 { apr_words }.cleared()
+        Self::V3 { apr_words }
     }
 
-    /// Frees all list registers: out of reset they hold anything (IHI0069, `ICH_LR<n>_EL2`), and
-    /// [`Vgic::load`] writes only those that a guest uses.
-    fn cleared(self) -> Self {
+    /// Prepares this CPU's interface, whenever the CPU comes up: off, with the system registers on
+    /// for EL1 too, and all list registers free. Out of reset they hold anything (IHI0069,
+    /// `ICH_LR<n>_EL2`), and [`Vgic::load`] writes only those that a guest uses.
+    pub fn prepare(&self) {
+        match self {
+            Self::V2(gich) => gich.hcr.set(0),
+            Self::V3 { .. } => {
+                system_registers_on();
+                ICH_HCR_EL2.set(0);
+            }
+        }
         for n in 0..self.size().list_registers {
-            match &self {
+            match self {
                 Self::V2(gich) => gich.lr.get(n).into_iter().for_each(|lr| lr.set(0)),
                 Self::V3 { .. } => write_lr(n, 0),
             }
         }
-        self
     }
 
-    /// Its size.
+    /// Its size, by this CPU's interface.
     pub fn size(&self) -> Size {
         let (count, priority_bits) = match self {
             Self::V2(gich) => ((gich.vtr.get() & 0x3f) as usize + 1, 5),
@@ -193,6 +196,11 @@ fn is_empty(elrsr: u64, n: usize) -> bool {
 /// What was written, done with: the INTID stays, so that the host knows which it was.
 fn inactive(lr: u64) -> u64 {
     lr & !lr::STATE_MASK
+}
+
+fn system_registers_on() {
+    ICC_SRE_EL2.set(SRE_OF_HOST);
+    isb();
 }
 
 fn v3_preemption_bits() -> u64 {

@@ -1,6 +1,7 @@
 //! EL2's own stage 1 in force.
 //!
-//! Two maps exist: the early one, begun by entry.S with the image's block, and the last one.
+//! Two maps exist: the early one, begun by entry.S with the image's block, and the last one, with which
+//! every CPU but the first begins.
 
 use super::boot;
 use super::sysreg::{dsb_ishst, isb};
@@ -19,7 +20,7 @@ const EARLY_TABLES: usize = 16;
 const EARLY_USED: usize = 3;
 
 /// Each end of a RAM region or device can cost one table of each lower level.
-static LAST: [Table; LAST_TABLES] = [const { Table::empty() }; LAST_TABLES];
+pub static LAST: [Table; LAST_TABLES] = [const { Table::empty() }; LAST_TABLES];
 const LAST_TABLES: usize = 128;
 
 /// The tables in use since entry.S. Call once.

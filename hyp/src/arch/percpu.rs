@@ -1,4 +1,4 @@
-//! What each CPU has to itself, found by the number in TPIDR_EL2.
+//! What each CPU has to itself, found by its number.
 
 use core::cell::UnsafeCell;
 
@@ -8,10 +8,11 @@ use hyp_core::inject;
 use hyp_core::vcpu::Fp;
 use tock_registers::interfaces::Readable;
 
+use super::boot;
 use super::cpu::Traps;
 
 /// CPUs that EL2 runs on.
-pub const CPUS: usize = 1;
+pub const CPUS: usize = hyp_core::MAX_CPUS;
 
 /// State of one CPU.
 pub struct PerCpu {
@@ -34,20 +35,22 @@ unsafe impl Sync for Slot {}
 
 static SLOTS: [Slot; CPUS] = [const { Slot(UnsafeCell::new(None)) }; CPUS];
 
-/// Number of this CPU, from 0.
+/// Number of this CPU, from 0. TPIDR_EL2 is EL2's own, and holds where the CPU's stacks are.
 pub fn number() -> usize {
-    TPIDR_EL2.get() as usize
+    (TPIDR_EL2.get() / boot::STACKS) as usize
 }
 
-/// Sets this CPU's state up; once.
+/// Sets this CPU's state up, whenever it comes up; the core's part is made the first time.
 ///
 /// # Safety
 /// No [`with`] is going on on this CPU.
-pub unsafe fn init(state: PerCpu) {
-    if let Some(slot) = SLOTS.get(number()) {
-        // SAFETY: 1. Only this CPU uses the slot, 2. and the caller says that it does not now.
-        unsafe { *slot.0.get() = Some(state) };
-    }
+pub unsafe fn init(traps: Traps, at_el1: inject::Features) {
+    let number = number();
+    let Some(slot) = SLOTS.get(number) else { return };
+    // SAFETY: 1. Only this CPU uses the slot, 2. and the caller says that it does not now.
+    let state = unsafe { &mut *slot.0.get() };
+    let local = state.take().map_or_else(|| CpuLocal::new(number), |before| before.local);
+    *state = Some(PerCpu { local, traps, at_el1, host_fp: Fp::default(), fp_is_guests: false });
 }
 
 /// Uses this CPU's state.

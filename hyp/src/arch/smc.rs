@@ -3,20 +3,26 @@
 //! Without PSCI in the device tree an SMC is never issued: QEMU's raspi4b hangs on it, and the Pi's
 //! own stub makes it undefined.
 
-use core::sync::atomic::{AtomicBool, Ordering};
-
+use hyp_core::psci::{Firmware, SuspendFormat, id};
+use hyp_sync::Once;
 use smccc::Smc;
 
-static PRESENT: AtomicBool = AtomicBool::new(false);
+use super::boot;
+use super::sysreg::dsb_ish;
 
-/// Says that the device tree names PSCI, by SMC.
+static FIRMWARE: Once<Firmware> = Once::new();
+
+/// The device tree names PSCI, by SMC: asks it what it can do.
 pub fn found() {
-    PRESENT.store(true, Ordering::Relaxed);
+    FIRMWARE.call_once(|| {
+        let answer = call([id::FEATURES.into(), (id::CPU_SUSPEND | id::WIDE).into(), 0, 0]);
+        Firmware::Psci { suspend: SuspendFormat::from_features(answer) }
+    });
 }
 
-/// Whether the firmware can be called.
-pub fn present() -> bool {
-    PRESENT.load(Ordering::Relaxed)
+/// The firmware.
+pub fn firmware() -> Firmware {
+    FIRMWARE.get().copied().unwrap_or(Firmware::None)
 }
 
 /// Passes a call on; x0 of the answer. The SMC64 form for all: it says that x4..x17 may change,
@@ -27,12 +33,38 @@ pub fn call([function, x1, x2, x3]: [u64; 4]) -> u64 {
     args[1] = x2;
     args[2] = x3;
     let [x0, ..] = <Smc as smccc::Call>::call64(function as u32, args);
-    x0
+    // What is an int32 may have come without its upper half.
+    i64::from(x0 as i32) as u64
+}
+
+/// Starts the CPU with this MPIDR as EL2's CPU `number`.
+pub fn cpu_on(mpidr: u64, number: usize) -> u64 {
+    dsb_ish(); // what that CPU reads is there
+    call([(id::CPU_ON | id::WIDE).into(), mpidr, boot::secondary_entry(), number as u64])
+}
+
+/// Turns this CPU off. Returns only if the firmware refuses, with its reason.
+pub fn cpu_off() -> u64 {
+    dsb_ish();
+    call([id::CPU_OFF.into(), 0, 0, 0])
+}
+
+/// Lets this CPU, EL2's number `number`, wait in power state `state`. Returns unless its state was
+/// lost: then it comes up like one that was off.
+pub fn cpu_suspend(state: u32, number: usize) -> u64 {
+    dsb_ish();
+    let entry = boot::secondary_entry();
+    call([(id::CPU_SUSPEND | id::WIDE).into(), state.into(), entry, number as u64])
+}
+
+/// What the firmware knows about the CPU with this MPIDR.
+pub fn affinity_info(mpidr: u64) -> u64 {
+    call([(id::AFFINITY_INFO | id::WIDE).into(), mpidr, 0, 0])
 }
 
 /// Turns the machine off, if the firmware can; returns otherwise.
 pub fn system_off() {
-    if present() {
+    if firmware() != Firmware::None {
         // An error leaves us where we are, and the caller parks.
         let _ = smccc::psci::system_off::<Smc>();
     }

@@ -40,6 +40,10 @@ macro_rules! writable {
 }
 
 readable! {
+    /// CTR_EL0: the smallest cache lines, and what maintenance the CPU needs at all.
+    ctr_el0 = "ctr_el0";
+    /// DCZID_EL0: how much `dc zva` clears.
+    dczid_el0 = "dczid_el0";
     /// ICH_ELRSR_EL2: which list registers are empty.
     ich_elrsr_el2 = "s3_4_c12_c11_5";
     /// PMCR_EL0: number of event counters in bits 15:11.

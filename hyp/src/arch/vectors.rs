@@ -64,7 +64,7 @@ pub fn guest() -> u64 {
 pub unsafe fn enter_host(pc: u64, x0: u64) -> ! {
     let mut frame = Frame { gpr: [0; 31], elr: pc, spsr: pstate::DAIF | pstate::EL1H };
     frame.gpr[0] = x0;
-    let (_, top) = boot::stack();
+    let (_, top) = boot::stack(percpu::number());
     // SAFETY:
     // 1. `top` is this CPU's stack; the frame lies below it and is copied upward, last word first.
     // 2. Nothing on the stack is needed again; 3. the caller vouches for EL1.

@@ -5,7 +5,7 @@
 //! order does not compile. Must not know: what a lock protects.
 //!
 //! Ranks, outermost first: [`rank::Host`] < [`rank::Vm`] < [`rank::Pool`] < the leaves
-//! ([`rank::Heap`], [`rank::Console`]), under which nothing is taken at all.
+//! ([`rank::Heap`], [`rank::Power`], [`rank::Console`]), under which nothing is taken at all.
 //!
 //! Invariants:
 //! - I1: a CPU has one root token ([`Held::root`]), made when the CPU enters EL2 for the first time;

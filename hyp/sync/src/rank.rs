@@ -30,9 +30,12 @@ ranks! {
     Pool below;
     /// EL2's object heap.
     Heap below;
+    /// The power states of the CPUs.
+    Power below;
     /// The console.
     Console below;
 }
 
 impl Leaf for Heap {}
+impl Leaf for Power {}
 impl Leaf for Console {}
