@@ -12,6 +12,7 @@ use crate::stock::{self, CannotFetch};
 use crate::{image, paths};
 
 pub mod card;
+pub mod check;
 pub mod config;
 
 pub use card::Files;

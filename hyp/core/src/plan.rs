@@ -85,6 +85,8 @@ pub enum PlanError {
     },
 }
 
+impl core::error::Error for PlanError {}
+
 impl core::fmt::Display for PlanError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {

@@ -79,13 +79,18 @@ fn visit<'a>(
         return Ok(());
     }
     let role = if node.is_compatible(HARMLESS) { Role::Harmless } else { Role::Master };
-    for registers in node.reg()? {
+    let registers = match node.reg() {
+        // Not numbers of a CPU's: functions behind a PCI bridge have three cells.
+        Err(DtbError::Cells) => return Ok(()),
+        registers => registers?,
+    };
+    for registers in registers {
         match registers {
             Ok(registers) if registers.size > 0 => {
-                each(Device { name: node.name(), registers, role })?
+                each(Device { name: node.name(), registers, role })?;
             }
-            // Addresses of another world: chips on an I2C bus, functions behind a PCI bridge.
-            Ok(_) | Err(DtbError::Untranslatable(_)) => {}
+            // Addresses of another world: chips on an I2C bus.
+            Ok(_) | Err(DtbError::Untranslatable(_) | DtbError::Cells) => {}
             Err(error) => return Err(error),
         }
     }
@@ -95,7 +100,7 @@ fn visit<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::PI4;
+    use crate::tests::{PI4, Tokens};
 
     const VIRT: &[u8] = include_bytes!("../../../tests/data/virt-gicv3.dtb");
 
@@ -143,6 +148,21 @@ mod tests {
         let all = devices(PI4);
         assert_eq!(role(&all, 0xff84_1000), Some(Role::Harmless));
         assert_eq!(role(&all, 0xfe20_1000), Some(Role::Harmless));
+    }
+
+    #[test]
+    fn what_is_behind_a_pci_bridge_has_no_address_of_the_cpu_s() {
+        let three = 3_u32.to_be_bytes();
+        let pci = Tokens::new().begin(b"").begin(b"pcie@0").prop(4, &three).begin(b"pci@0,0");
+        let mut tree = pci.prop(0, &[0; 20]).end().end().begin(b"dma@1000").prop(0, &[1; 12]);
+        tree.strings = b"reg\0#address-cells\0".to_vec();
+        let tree = tree.end().end().word(9).build();
+        let mut names = Vec::new();
+        let walk = Dtb::parse(&tree).unwrap().each_device(|device| {
+            names.push(device.name.to_owned());
+            Ok(())
+        });
+        assert_eq!((walk, names), (Ok(()), vec!["dma@1000".to_owned()]));
     }
 
     #[test]

@@ -98,3 +98,5 @@ impl fmt::Display for DtbError {
         }
     }
 }
+
+impl core::error::Error for DtbError {}

@@ -239,34 +239,34 @@ fn reservations_end_with_zeros_and_a_block_without_end_is_refused() {
 }
 
 /// A tree made of tokens, to break the rules one by one.
-struct Tokens {
+pub(crate) struct Tokens {
     structure: Vec<u8>,
-    strings: Vec<u8>,
+    pub(crate) strings: Vec<u8>,
 }
 
 impl Tokens {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { structure: Vec::new(), strings: b"name\0reg\0ranges\0".to_vec() }
     }
-    fn word(mut self, word: u32) -> Self {
+    pub(crate) fn word(mut self, word: u32) -> Self {
         self.structure.extend(word.to_be_bytes());
         self
     }
-    fn bytes(mut self, bytes: &[u8]) -> Self {
+    pub(crate) fn bytes(mut self, bytes: &[u8]) -> Self {
         self.structure.extend(bytes);
         self.structure.resize(self.structure.len().next_multiple_of(4), 0);
         self
     }
-    fn begin(self, name: &[u8]) -> Self {
+    pub(crate) fn begin(self, name: &[u8]) -> Self {
         self.word(1).bytes(&[name, &[0]].concat())
     }
-    fn end(self) -> Self {
+    pub(crate) fn end(self) -> Self {
         self.word(2)
     }
-    fn prop(self, name: u32, value: &[u8]) -> Self {
+    pub(crate) fn prop(self, name: u32, value: &[u8]) -> Self {
         self.word(3).word(value.len() as u32).word(name).bytes(value)
     }
-    fn build(self) -> Vec<u8> {
+    pub(crate) fn build(self) -> Vec<u8> {
         let strings = 56 + self.structure.len() as u32;
         let total = strings + self.strings.len() as u32;
         let (sizes, structure) = (self.strings.len() as u32, self.structure.len() as u32);

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::choice::Choice;
 use crate::cmd::build;
-use crate::rpi4::{BootFolder, Wishes, card};
+use crate::rpi4::{BootFolder, Wishes, card, check};
 use crate::ui::{Step, say};
 use crate::{paths, stock, toolchain};
 
@@ -115,7 +115,11 @@ fn write(folder: &BootFolder, out: &Path, target: &Target) -> Result<()> {
     match target {
         Target::Image => {
             let _step = Step::new("making the card's image");
-            paths::write(out, &card::build(&folder.files)?)
+            let image = card::build(&folder.files)?;
+            if folder.missing.is_empty() {
+                check::card(&image).context("the card would not boot, which is a bug of ours")?;
+            }
+            paths::write(out, &image)
         }
         Target::Folder => {
             paths::create(out)?;
