@@ -19,13 +19,14 @@ use hyp_abi::{Handle, Ipa, Pfn, Refusal};
 
 use spin::mutex::TicketMutex;
 
+use self::mmio::Device;
 use crate::fault::{Accounts, Memory};
 use crate::pl011::Pl011;
 use crate::psci::Start;
 use crate::stats::Exits;
 use crate::timer::Timer;
 use crate::vcpu_set::{SharedSet, VcpuSet};
-use crate::vgic::{Version, Vgic};
+use crate::vgic::{Access, Version, Vgic};
 
 mod config;
 mod enter;
@@ -66,7 +67,8 @@ impl Platform {
 pub enum Action {
     /// Run the vCPU again.
     Resume,
-    /// The vCPU waits for an interrupt: see [`Vm::can_wake`]. A poke may come at any moment after
+    /// The vCPU waits, for an interrupt or for another vCPU to leave the guest: see
+    /// [`Vm::can_wake`]. A poke may come at any moment after
     /// this was decided, also before the caller has put the vCPU to sleep: it must not be lost.
     Sleep {
         /// When one of its timers will fire, by the physical counter.
@@ -142,6 +144,12 @@ const NO_PC: u64 = u64::MAX;
 #[derive(Clone, Debug)]
 struct Vcpu {
     on: bool,
+    /// Between [`Vm::before_run`] and [`Vm::after_run`]: its timers and list registers are hardware's.
+    inside: bool,
+    /// A load that others must leave the guest for, first.
+    parked: Option<Parked>,
+    /// That load is done: there is something to wake for.
+    done: bool,
     /// Where it starts at its next entry, with the registers of a reset.
     start: Option<Start>,
     reply: Reply,
@@ -153,6 +161,15 @@ struct Vcpu {
     lost: [u64; 2],
 }
 
+/// A load from the interrupt controller that tells what is in other vCPUs' list registers.
+#[derive(Clone, Copy, Debug)]
+struct Parked {
+    device: Device,
+    access: Access,
+    /// Who has not yet left the guest.
+    waits_for: VcpuSet,
+}
+
 /// Devices and vCPUs: what the lock protects.
 #[derive(Debug)]
 struct State {
@@ -160,6 +177,8 @@ struct State {
     uart: Pl011,
     vcpus: Vec<Vcpu>,
     exits: Exits,
+    /// Who has gained something by the change at hand, other than an interrupt.
+    gained: VcpuSet,
 }
 
 /// A VM.
@@ -256,7 +275,7 @@ impl<'a> Vm<'a> {
     fn change<R>(&self, actor: Option<usize>, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.lock();
         let result = change(&mut state);
-        let gained = state.vgic.news();
+        let gained = state.vgic.news().union(core::mem::take(&mut state.gained));
         drop(state);
         self.pokes.add(gained.without(actor.map_or(VcpuSet::EMPTY, VcpuSet::only)));
         result

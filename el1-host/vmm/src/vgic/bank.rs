@@ -2,12 +2,40 @@
 //!
 //! An interrupt is pending by its line (level-sensitive) or by a latch: an edge, a write to ISPENDR, an
 //! SGI (IHI0048 4.3.7, IHI0069 12.9.18). Both may hold at once; ICPENDR clears the latch only.
+//!
+//! While an interrupt is in a list register of a vCPU that runs, only hardware knows whether it was
+//! taken. What is done to its pending and active state meanwhile is noted ([`Late`]) and applied at
+//! [`Bank::fold`].
 
 /// ICFGR of SGIs and PPIs: SGIs are edge-triggered; PPIs here are level-sensitive (all of them are
 /// timers'), and both are fixed.
 pub(super) const PRIVATE_EDGE: u32 = 0xffff;
 /// Priority bits that exist: the top five, as in the list registers.
 const PRIORITY_MASK: u8 = 0xf8;
+
+/// What was done to interrupts while they were in list registers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Late {
+    /// Made pending again: an edge, a write to ISPENDR, an SGI.
+    again: u32,
+    /// ICPENDR was written: not pending if it has not been taken.
+    unpend: u32,
+    /// ISACTIVER.
+    activate: u32,
+    /// ICACTIVER or DIR.
+    deactivate: u32,
+}
+
+/// What became of an interrupt in a list register.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outcome {
+    /// Its pending state when it went in came from the latch.
+    pub latched: bool,
+    /// It is pending still.
+    pub pending: bool,
+    /// It is active.
+    pub active: bool,
+}
 
 /// State of 32 interrupts, a bit each.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +52,7 @@ pub(super) struct Bank {
     pub edge: u32,
     /// In a list register of a vCPU that runs.
     pub listed: u32,
+    late: Late,
     pub priority: [u8; 32],
 }
 
@@ -55,6 +84,11 @@ impl BitRegister {
         let bank = usize::try_from((offset & 0x7f) >> 2).ok()?;
         Some((register, bank))
     }
+
+    /// It tells what interrupts are doing.
+    pub const fn tells_state(self) -> bool {
+        matches!(self, Self::SetPending | Self::ClearPending | Self::SetActive | Self::ClearActive)
+    }
 }
 
 impl Bank {
@@ -67,6 +101,7 @@ impl Bank {
             group: 0,
             edge,
             listed: 0,
+            late: Late { again: 0, unpend: 0, activate: 0, deactivate: 0 },
             priority: [0; 32],
         }
     }
@@ -76,13 +111,47 @@ impl Bank {
         self.latched | (self.line & !self.edge)
     }
 
-    pub fn set_line(&mut self, mask: u32, level: bool) {
+    /// Sets lines. Answers those of them in list registers that are wrong there now.
+    pub const fn set_line(&mut self, mask: u32, level: bool) -> u32 {
         if level {
-            self.latched |= mask & self.edge & !self.line;
+            let edges = mask & self.edge & !self.line;
             self.line |= mask;
+            self.latch(edges)
         } else {
+            let fallen = mask & self.line & !self.edge;
             self.line &= !mask;
+            fallen & self.listed
         }
+    }
+
+    /// Makes interrupts pending by latch. Answers those that are in list registers.
+    pub const fn latch(&mut self, mask: u32) -> u32 {
+        self.latched |= mask & !self.listed;
+        self.late.again |= mask & self.listed;
+        mask & self.listed
+    }
+
+    /// Takes one interrupt back from its list register.
+    pub const fn fold(&mut self, mask: u32, outcome: Outcome) {
+        let Late { again, unpend, activate, deactivate } = self.late;
+        // What was pending by latch when it went in, the list register tells; what was not, and is
+        // now, was latched before and did not go in.
+        let kept = if outcome.latched {
+            outcome.pending && unpend & mask == 0
+        } else {
+            self.latched & mask != 0
+        };
+        let latched = kept || again & mask != 0;
+        let active = (outcome.active && deactivate & mask == 0) || activate & mask != 0;
+        self.latched = if latched { self.latched | mask } else { self.latched & !mask };
+        self.active = if active { self.active | mask } else { self.active & !mask };
+        self.late = Late {
+            again: again & !mask,
+            unpend: unpend & !mask,
+            activate: activate & !mask,
+            deactivate: deactivate & !mask,
+        };
+        self.listed &= !mask;
     }
 
     pub const fn read(&self, register: BitRegister) -> u32 {
@@ -94,16 +163,43 @@ impl Bank {
         }
     }
 
-    pub const fn write(&mut self, register: BitRegister, value: u32) {
+    /// Writes a register. Answers the interrupts in list registers that this concerns: what is there
+    /// is wrong now.
+    pub const fn write(&mut self, register: BitRegister, value: u32) -> u32 {
+        let listed = value & self.listed;
         match register {
-            BitRegister::Group => self.group = value,
-            BitRegister::SetEnable => self.enabled |= value,
-            BitRegister::ClearEnable => self.enabled &= !value,
-            BitRegister::SetPending => self.latched |= value,
-            BitRegister::ClearPending => self.latched &= !value,
-            BitRegister::SetActive => self.active |= value,
-            BitRegister::ClearActive => self.active &= !value,
+            BitRegister::Group => {
+                let changed = (self.group ^ value) & self.listed;
+                self.group = value;
+                return changed;
+            }
+            BitRegister::SetEnable => {
+                self.enabled |= value;
+                return 0;
+            }
+            BitRegister::ClearEnable => {
+                let changed = self.enabled & listed;
+                self.enabled &= !value;
+                return changed;
+            }
+            BitRegister::SetPending => return self.latch(value),
+            BitRegister::ClearPending => {
+                self.latched &= !value;
+                self.late.again &= !value;
+                self.late.unpend |= listed;
+            }
+            BitRegister::SetActive => {
+                self.active |= value & !self.listed;
+                self.late.deactivate &= !value;
+                self.late.activate |= listed;
+            }
+            BitRegister::ClearActive => {
+                self.active &= !(value & !self.listed);
+                self.late.activate &= !value;
+                self.late.deactivate |= listed;
+            }
         }
+        listed
     }
 
     /// ICFGR half `half`: two bits an interrupt, the upper one says edge.
@@ -127,10 +223,13 @@ impl Bank {
         self.priority.get(bit).copied().unwrap_or(0)
     }
 
-    pub fn set_priority(&mut self, bit: usize, value: u8) {
-        if let Some(priority) = self.priority.get_mut(bit) {
-            *priority = value & PRIORITY_MASK;
-        }
+    /// Sets a priority. Answers the interrupt if it is in a list register, with another one.
+    pub fn set_priority(&mut self, bit: usize, value: u8) -> u32 {
+        let value = value & PRIORITY_MASK;
+        let Some(priority) = self.priority.get_mut(bit) else { return 0 };
+        let before = core::mem::replace(priority, value);
+        let mask = u32::try_from(bit).map_or(0, super::mask);
+        if before == value { 0 } else { mask & self.listed }
     }
 }
 

@@ -4,13 +4,32 @@
 //! for GICD_IROUTER. What else is tried reads as zero and writes nothing.
 
 use super::bank::BitRegister;
+use super::route::byte_bank;
 use super::sgi::low_byte;
-use super::{Access, CTLR_MASK, INTIDS, Version, Vgic, bank_of, bit_of, bits, number};
+use super::{Access, CTLR_MASK, INTIDS, Version, Vgic, number};
+use crate::vcpu_set::VcpuSet;
 
 /// GICD_IIDR and GICR_IIDR: product 'R', revision 0, implementer Arm (the models are Arm's).
 pub(super) const IIDR: u32 = 0x5200_043b;
 /// GICD_CTLR on a GICv3: one security state (DS), affinity routing for good (ARE).
 const CTLR_V3: u32 = (1 << 6) | (1 << 4);
+/// GICD_CTLR.RWP.
+const CTLR_RWP: u32 = 1 << 31;
+/// GICD_TYPER.No1N: no SPI can go to "any".
+const NO_1N: u32 = 1 << 25;
+/// Offset of the ID registers in the distributor of a GICv2; they are the last twelve words.
+const ID_V2: u64 = 0xfd0;
+/// The same in a frame of a GICv3.
+const ID_V3: u64 = 0xffd0;
+/// PIDR4..7, PIDR0..3, CIDR0..3 (IHI0048 4.3.18, CoreSight as IHI0069 12.1.11 recommends it): Arm's GIC-400,
+/// which implements GICv2.
+const IDS_V2: [u8; 12] = [4, 0, 0, 0, 0x90, 0xb4, 0x2b, 0, 0x0d, 0xf0, 0x05, 0xb1];
+/// The same of Arm's GICv3 distributor; the part number is [`id_v3`]'s.
+const IDS_V3: [u8; 12] = [0x44, 0, 0, 0, 0, 0xb4, 0x3b, 0, 0x0d, 0xf0, 0x05, 0xb1];
+/// Low byte of the part number of a GICv3 distributor.
+const PART_DIST: u8 = 0x92;
+/// Low byte of the part number of a redistributor.
+pub(super) const PART_REDIST: u8 = 0x93;
 
 impl Vgic {
     /// A read of the distributor.
@@ -20,7 +39,7 @@ impl Vgic {
         match size {
             1 => u64::from(self.dist_byte(vcpu, offset).unwrap_or(0)),
             4 if offset & 3 == 0 => u64::from(self.dist_word(vcpu, offset)),
-            8 if offset & 7 == 0 => self.route(offset).unwrap_or(0),
+            8 if offset & 7 == 0 => self.read_route(offset).unwrap_or(0),
             _ => 0,
         }
     }
@@ -47,13 +66,13 @@ impl Vgic {
             return if self.in_dist(n) { self.read_bits(vcpu, n, register) } else { 0 };
         }
         match offset {
-            0x000 => self.ctlr | if self.version == Version::V3 { CTLR_V3 } else { 0 },
+            0x000 => self.read_ctlr(),
             0x004 => self.typer(),
             0x008 => IIDR,
             0xc00..0xd00 => self.config(vcpu, offset),
-            0xfe8 if self.version == Version::V2 => 0x2b,
-            0xffe8 if self.version == Version::V3 => 0x3b,
-            0x6000..0x8000 => self.route_half(offset),
+            ID_V2..0x1000 if self.version == Version::V2 => id(&IDS_V2, offset, ID_V2),
+            ID_V3..0x1_0000 if self.version == Version::V3 => id_v3(offset, PART_DIST),
+            0x6000..0x8000 => self.read_route_half(offset),
             _ => (0..4).rev().fold(0, |word, n| {
                 let byte = self.dist_byte(vcpu, offset.saturating_add(n)).unwrap_or(0);
                 (word << 8) | u32::from(byte)
@@ -69,7 +88,7 @@ impl Vgic {
             return;
         }
         match offset {
-            0x000 => self.ctlr = value & CTLR_MASK,
+            0x000 => self.write_ctlr(value),
             0xc00..0xd00 => self.set_config(vcpu, offset, value),
             0xf00 if self.version == Version::V2 => self.write_sgir(vcpu, value),
             0x6000..0x8000 => {
@@ -86,13 +105,58 @@ impl Vgic {
         }
     }
 
+    fn read_ctlr(&self) -> u32 {
+        let pending = self.cpus.iter().any(|cpu| cpu.disabling.shared);
+        match self.version {
+            Version::V2 => self.ctlr,
+            Version::V3 => self.ctlr | CTLR_V3 | if pending { CTLR_RWP } else { 0 },
+        }
+    }
+
+    /// Disabling a group takes effect on interrupts in list registers when they are folded back.
+    fn write_ctlr(&mut self, value: u32) {
+        let value = value & CTLR_MASK;
+        let disables = self.ctlr & !value != 0;
+        self.ctlr = value;
+        for n in 0..super::BANKS {
+            self.touched |= super::bit_of(n);
+            for vcpu in (0..self.cpus.len()).filter(|vcpu| disables && (*vcpu == 0 || n == 0)) {
+                let holders = self.recall(vcpu, n, u32::MAX);
+                self.disabling(holders, 1);
+            }
+        }
+    }
+
+    /// Notes that vCPUs hold interrupts that have been disabled in a register of bank `n`.
+    fn disabling(&mut self, holders: VcpuSet, n: usize) {
+        let private = self.version == Version::V3 && n == 0;
+        for (idx, cpu) in self.cpus.iter_mut().enumerate() {
+            if holders.contains(idx) {
+                cpu.disabling.private |= private;
+                cpu.disabling.shared |= !private;
+            }
+        }
+    }
+
     /// GICD_TYPER. A GICv3 without legacy support has no CPUNumber (IHI0069 12.9.38); it has 10 INTID
-    /// bits, and no SPI can go to "any" (No1N).
+    /// bits, and no SPI can go to "any".
     fn typer(&self) -> u32 {
         let lines = (INTIDS >> 5).saturating_sub(1);
         match self.version {
             Version::V2 => lines | (number(self.cpus.len()).saturating_sub(1) << 5),
-            Version::V3 => lines | (9 << 19) | (1 << 25),
+            Version::V3 => lines | (9 << 19) | NO_1N,
+        }
+    }
+
+    /// The vCPUs that must leave the guest before `vcpu` can read this register of the distributor: it
+    /// tells whether interrupts are pending or active that only their list registers know of.
+    #[must_use]
+    pub fn to_leave_first(&self, vcpu: usize, access: Access) -> VcpuSet {
+        match BitRegister::decode(access.offset) {
+            Some((register, n)) if register.tells_state() && self.in_dist(n) => {
+                self.holders(vcpu, n, u32::MAX)
+            }
+            _ => VcpuSet::EMPTY,
         }
     }
 
@@ -100,20 +164,23 @@ impl Vgic {
         self.bank(vcpu, n).map_or(0, |bank| bank.read(register))
     }
 
+    /// `vcpu` is whose private interrupts are meant, or who writes.
     pub(super) fn write_bits(&mut self, vcpu: usize, n: usize, register: BitRegister, value: u32) {
         // IHI0048 4.3.7: the pending bits of SGIs are read-only on a GICv2.
         let pending = matches!(register, BitRegister::SetPending | BitRegister::ClearPending);
         let fixed = if self.version == Version::V2 && n == 0 && pending { 0xffff } else { 0 };
         let Some(bank) = self.bank_mut(vcpu, n) else { return };
-        bank.write(register, value & !fixed);
-        if register == BitRegister::SetActive && n > 0 {
+        let before = bank.active;
+        let concerned = bank.write(register, value & !fixed);
+        let after = bank.active;
+        if n > 0 {
             // An SPI made active by software belongs to who did it.
-            for (bit, mask) in (0..32).zip(bits()) {
-                if value & mask != 0 {
-                    let base = u32::try_from(n).unwrap_or(0).saturating_mul(32);
-                    self.own(vcpu, base.saturating_add(bit));
-                }
-            }
+            self.own(vcpu, n, after & !before);
+            self.disown(n, before & !after);
+        }
+        let holders = self.recall(vcpu, n, concerned);
+        if register == BitRegister::ClearEnable {
+            self.disabling(holders, n);
         }
     }
 
@@ -132,6 +199,13 @@ impl Vgic {
             && let Some(bank) = self.bank_mut(vcpu, n)
         {
             bank.set_config(half, value);
+        }
+    }
+
+    pub(super) fn set_priority(&mut self, vcpu: usize, n: usize, bit: usize, value: u8) {
+        if let Some(bank) = self.bank_mut(vcpu, n) {
+            let concerned = bank.set_priority(bit, value);
+            self.recall(vcpu, n, concerned);
         }
     }
 
@@ -155,8 +229,8 @@ impl Vgic {
             0x400..0x7fc => {
                 let (n, bit) = byte_bank(offset & 0x3ff);
                 let here = self.in_dist(n);
-                if let Some(bank) = self.bank_mut(vcpu, n).filter(|_| here) {
-                    bank.set_priority(bit, value);
+                if here {
+                    self.set_priority(vcpu, n, bit, value);
                 }
             }
             0x800..0xbfc if v2 => self.set_target(offset & 0x3ff, value),
@@ -165,58 +239,6 @@ impl Vgic {
             _ => {}
         }
     }
-
-    /// GICD_ITARGETSR: of the private interrupts, the reader itself; with one CPU, zero (IHI0048
-    /// 4.3.12).
-    fn target(&self, vcpu: usize, intid: u64) -> Option<u8> {
-        if self.cpus.len() == 1 {
-            return None;
-        }
-        let (n, bit) = byte_bank(intid);
-        match n.checked_sub(1) {
-            None => Some(low_byte(bit_of(vcpu))),
-            Some(n) => self.targets.get(n).and_then(|targets| targets.get(bit)).copied(),
-        }
-    }
-
-    fn set_target(&mut self, intid: u64, value: u8) {
-        let exist = self.cpu_mask();
-        let (n, bit) = byte_bank(intid);
-        let targets = n.checked_sub(1).and_then(|n| self.targets.get_mut(n));
-        if let Some(target) = targets.and_then(|targets| targets.get_mut(bit)) {
-            *target = value & exist;
-        }
-    }
-
-    /// `GICD_IROUTER<n>`, SPIs only. Interrupt_Routing_Mode is RAZ/WI: No1N.
-    fn route(&self, offset: u64) -> Option<u64> {
-        let intid = spi_of_route(offset).filter(|_| self.version == Version::V3)?;
-        let n = bank_of(intid).checked_sub(1)?;
-        self.routes.get(n)?.get((intid & 31) as usize).copied()
-    }
-
-    fn route_half(&self, offset: u64) -> u32 {
-        let both = self.route(offset & !4).unwrap_or(0);
-        let half = if offset & 4 != 0 { both >> 32 } else { both & 0xffff_ffff };
-        u32::try_from(half).unwrap_or(0)
-    }
-
-    fn set_route(&mut self, offset: u64, value: u64, mask: u64) {
-        const AFFINITY: u64 = 0xff_00ff_ffff;
-        let Some(intid) = spi_of_route(offset).filter(|_| self.version == Version::V3) else {
-            return;
-        };
-        let routes = bank_of(intid).checked_sub(1).and_then(|n| self.routes.get_mut(n));
-        if let Some(route) = routes.and_then(|routes| routes.get_mut((intid & 31) as usize)) {
-            *route = ((*route & !mask) | (value & mask)) & AFFINITY;
-        }
-    }
-}
-
-/// The SPI that GICD_IROUTER at this offset routes.
-fn spi_of_route(offset: u64) -> Option<u32> {
-    let intid = u32::try_from(offset.checked_sub(0x6000)? >> 3).ok()?;
-    (32..INTIDS).contains(&intid).then_some(intid)
 }
 
 /// Bank and half of the GICD_ICFGR at this offset.
@@ -225,12 +247,17 @@ fn config_bank(offset: u64) -> (usize, u64) {
     (usize::try_from(word >> 1).unwrap_or(usize::MAX), word & 1)
 }
 
-/// Bank and bit of an INTID.
-fn byte_bank(intid: u64) -> (usize, usize) {
-    let bank = usize::try_from(intid >> 5).unwrap_or(usize::MAX);
-    (bank, usize::try_from(intid & 31).unwrap_or(0))
-}
-
 fn low_bits(offset: u64) -> usize {
     usize::try_from(offset & 15).unwrap_or(0)
+}
+
+/// One of the ID registers, which start at `first`.
+fn id(ids: &[u8; 12], offset: u64, first: u64) -> u32 {
+    let at = offset.checked_sub(first).and_then(|at| usize::try_from(at >> 2).ok());
+    at.and_then(|at| ids.get(at)).copied().map_or(0, u32::from)
+}
+
+/// One of a GICv3 frame's ID registers.
+pub(super) fn id_v3(offset: u64, part: u8) -> u32 {
+    if offset == ID_V3.saturating_add(0x10) { u32::from(part) } else { id(&IDS_V3, offset, ID_V3) }
 }

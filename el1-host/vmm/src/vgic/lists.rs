@@ -1,22 +1,27 @@
-//! List registers: what goes in before a run, what came of it after.
+//! List registers before a run: what goes in.
 //!
-//! Order: active interrupts first, because the guest's deactivation must find them, then pending ones by
-//! priority. If more is pending than fits, the host asks for a maintenance interrupt when nothing
-//! pending is left in the list registers (NPIE); if active ones fill them all, when one of those ends.
+//! Active interrupts come first, because the guest's deactivation must find them, then pending ones,
+//! both by priority. But one list register at least is for what is pending: an interrupt that
+//! pre-empts must not wait for those it pre-empts, nor any for those whose priority was dropped
+//! (EOImode 1). The active interrupt that gives way is the one of lowest priority, which ends last; by
+//! then it is back, because each of the others tells its end.
+//!
+//! If more is pending than fits, both groups are represented, since the guest may take one of them only,
+//! and the host asks for a maintenance interrupt when nothing pending is left in the list registers
+//! (NPIE). What did not fit has no higher priority than what did, so nothing waits in vain.
 
 use hyp_abi::lr;
 use hyp_abi::run::vgic_hcr;
 
-use super::bank::Bank;
-use super::{SPI_BANKS, Version, Vgic, bank_of, bits, mask};
+use super::{BANKS, Version, Vgic, bank_of, bits, change_bank, mask, of_bank};
 
 /// What a list register was given.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Given {
     /// The word; 0 if it was not used.
-    word: u64,
-    /// The pending state came from a latch, which is clear meanwhile.
-    latched: bool,
+    pub word: u64,
+    /// The pending state came from a latch.
+    pub latched: bool,
 }
 
 /// The list registers of a run.
@@ -30,45 +35,42 @@ pub struct Filled {
     pub hcr: u64,
 }
 
-/// A candidate: sorts by "pending only" (after the active), then priority, then INTID.
+/// A candidate: sorts by priority, then INTID.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
-    pending_only: bool,
     priority: u8,
     intid: u32,
+    group1: bool,
 }
 
 /// The best few of many, in order.
+#[derive(Clone, Copy, Default)]
 struct Best {
     keys: [Key; lr::MAX],
     len: usize,
-    capacity: usize,
-    /// Something did not fit.
-    overflow: bool,
+    /// How many there were.
+    offered: usize,
 }
 
 impl Best {
-    const fn new(capacity: usize) -> Self {
-        let empty = Key { pending_only: false, priority: 0, intid: 0 };
-        Self { keys: [empty; lr::MAX], len: 0, capacity, overflow: false }
-    }
-
     /// Insertion sort: shifts what is worse, and drops the last if there is no room.
     fn offer(&mut self, key: Key) {
+        self.offered = self.offered.saturating_add(1);
         let mut held = key;
         for slot in self.keys.iter_mut().take(self.len) {
             if held < *slot {
                 core::mem::swap(&mut held, slot);
             }
         }
-        if self.len < self.capacity
-            && let Some(slot) = self.keys.get_mut(self.len)
-        {
+        if let Some(slot) = self.keys.get_mut(self.len) {
             *slot = held;
             self.len = self.len.saturating_add(1);
-        } else {
-            self.overflow = true;
         }
+    }
+
+    /// The first of them.
+    fn first(&self, count: usize) -> impl Iterator<Item = Key> {
+        self.keys.into_iter().take(self.len.min(count))
     }
 }
 
@@ -76,43 +78,60 @@ impl Vgic {
     /// Chooses what `vcpu` sees in its next run. Until [`Vgic::fold`] these interrupts are offered to
     /// nobody else.
     pub fn fill(&mut self, vcpu: usize) -> Filled {
-        let mut best = Best::new(self.lrs);
-        for n in 0..=SPI_BANKS {
-            let active = self.active_on(vcpu, n);
-            let pending = self.deliverable(vcpu, n);
-            let Some(bank) = self.bank(vcpu, n).filter(|_| active | pending != 0) else { continue };
-            for (bit, mask) in bits().enumerate() {
-                if (active | pending) & mask != 0 {
-                    best.offer(Key {
-                        pending_only: active & mask == 0,
-                        priority: bank.priority(bit),
-                        intid: intid_of(n, bit),
-                    });
-                }
-            }
+        // Filled before and never run: nothing has become of it.
+        let unused = self.cpus.get(vcpu).map(|cpu| cpu.given.map(|given| given.word));
+        self.fold(vcpu, &unused.unwrap_or_default());
+        let (active, groups) = self.candidates(vcpu);
+        let pending = groups.iter().map(|group| group.offered).sum::<usize>();
+        let reserved = usize::from(pending > 0 && self.lrs > 1);
+        let actives = active.len.min(self.lrs.saturating_sub(reserved));
+        let room = self.lrs.saturating_sub(actives);
+        let mut filled = Filled::default();
+        for key in active.first(actives) {
+            self.list(vcpu, key, &mut filled);
         }
-        let mut filled = Filled { used: best.len, ..Filled::default() };
-        let mut any_pending = false;
-        for at in 0..best.len {
-            let Some(key) = best.keys.get(at).copied() else { break };
-            let given = self.list(vcpu, key);
-            any_pending |= given.word & lr::STATE_PENDING != 0;
-            if let Some(word) = filled.lrs.get_mut(at) {
-                *word = given.word;
-            }
-            if let Some(slot) = self.cpus.get_mut(vcpu).and_then(|cpu| cpu.given.get_mut(at)) {
-                *slot = given;
-            }
+        let chosen = mixed(groups, room);
+        for key in chosen.first(room) {
+            self.list(vcpu, key, &mut filled);
         }
-        if best.overflow && any_pending {
+        if pending > chosen.len && chosen.len > 0 {
             filled.hcr = vgic_hcr::NPIE;
-        } else if best.overflow {
+        }
+        if active.offered > actives || (pending > 0 && chosen.len == 0) {
             self.ask_for_ends(vcpu, &mut filled);
         }
         filled
     }
 
-    /// Active ones fill all list registers: the end of any of them makes room.
+    /// The active interrupts of a vCPU, and those pending only, by group.
+    fn candidates(&self, vcpu: usize) -> (Best, [Best; 2]) {
+        let (mut actives, mut groups) = (Best::default(), [Best::default(); 2]);
+        let [group0, group1] = &mut groups;
+        for n in 0..BANKS {
+            let active = self.active_on(vcpu, n);
+            let all = active | self.deliverable(vcpu, n);
+            let Some(bank) = self.bank(vcpu, n).filter(|_| all != 0) else { continue };
+            for (bit, mask) in bits().enumerate().filter(|(_, mask)| all & mask != 0) {
+                let in_group1 = bank.group & mask != 0;
+                let key = Key {
+                    priority: bank.priority(bit),
+                    intid: intid_of(n, bit),
+                    group1: in_group1,
+                };
+                let best = if active & mask != 0 {
+                    &mut actives
+                } else if in_group1 {
+                    &mut *group1
+                } else {
+                    &mut *group0
+                };
+                best.offer(key);
+            }
+        }
+        (actives, groups)
+    }
+
+    /// Each interrupt tells its end: that makes room.
     fn ask_for_ends(&mut self, vcpu: usize, filled: &mut Filled) {
         let Some(cpu) = self.cpus.get_mut(vcpu) else { return };
         let used = filled.lrs.iter_mut().take(filled.used);
@@ -125,24 +144,34 @@ impl Vgic {
     }
 
     /// The active interrupts of bank `n` that `vcpu` has to deactivate.
-    pub(super) fn active_on(&self, vcpu: usize, n: usize) -> u32 {
-        let Some(bank) = self.bank(vcpu, n) else { return 0 };
-        let active = bank.active & !bank.listed;
-        let owners = n.checked_sub(1).and_then(|n| self.owner.get(n));
-        let Some(owners) = owners.filter(|_| active != 0) else { return active };
-        owners.iter().zip(bits()).fold(active, |active, (owner, mask)| {
-            if usize::from(*owner) == vcpu { active } else { active & !mask }
-        })
+    fn active_on(&self, vcpu: usize, n: usize) -> u32 {
+        let (Some(bank), Some(cpu)) = (self.bank(vcpu, n), self.cpus.get(vcpu)) else { return 0 };
+        let owned = if n == 0 { u32::MAX } else { of_bank(&cpu.owned, n) };
+        bank.active & !bank.listed & owned
     }
 
-    /// Moves one interrupt into a list register.
-    fn list(&mut self, vcpu: usize, key: Key) -> Given {
+    /// Moves one interrupt into the next list register.
+    fn list(&mut self, vcpu: usize, key: Key, filled: &mut Filled) {
+        let given = self.word_of(vcpu, key);
+        let Some(cpu) = self.cpus.get_mut(vcpu) else { return };
+        let slots = (cpu.given.get_mut(filled.used), filled.lrs.get_mut(filled.used));
+        let (Some(slot), Some(word)) = slots else { return };
+        (*slot, *word) = (given, given.word);
+        filled.used = filled.used.saturating_add(1);
+        let (n, mask) = (bank_of(key.intid), mask(key.intid));
+        change_bank(&mut cpu.listed, n, mask, 0);
+        if let Some(bank) = self.bank_mut(vcpu, n) {
+            bank.listed |= mask;
+        }
+    }
+
+    fn word_of(&mut self, vcpu: usize, key: Key) -> Given {
         let intid = key.intid;
         let linked = intid == self.hardware;
         let sgi_v2 = intid < 16 && self.version == Version::V2;
         let mask = mask(intid);
         let deliverable = self.deliverable(vcpu, bank_of(intid)) & mask != 0;
-        let Some(bank) = self.bank_mut(vcpu, bank_of(intid)) else { return Given::default() };
+        let Some(bank) = self.bank(vcpu, bank_of(intid)) else { return Given::default() };
         let active = bank.active & mask != 0;
         let level = bank.edge & mask == 0;
         // Pending and active at once: never where hardware holds the pending state (IHI0069
@@ -151,7 +180,7 @@ impl Vgic {
         let latched = pending && bank.latched & mask != 0;
         let mut word = u64::from(intid)
             | (u64::from(key.priority) << lr::PRIORITY_SHIFT)
-            | if bank.group & mask != 0 { lr::GROUP1 } else { 0 };
+            | if key.group1 { lr::GROUP1 } else { 0 };
         if active {
             word |= lr::STATE_ACTIVE;
         }
@@ -162,10 +191,6 @@ impl Vgic {
             word |= lr::HW | (u64::from(intid) << lr::PINTID_SHIFT);
         } else if level || (active && deliverable && !pending) {
             word |= lr::EOI;
-        }
-        bank.listed |= mask;
-        if latched {
-            bank.latched &= !mask;
         }
         if sgi_v2 {
             word |= self.take_source(vcpu, intid, active);
@@ -191,65 +216,21 @@ impl Vgic {
         let more = if *waiting != 0 { lr::EOI } else { 0 };
         (u64::from(*sender) << lr::SOURCE_SHIFT) | more
     }
-
-    /// Takes back what became of the list registers of [`Vgic::fill`] in the run.
-    pub fn fold(&mut self, vcpu: usize, lrs: &[u64]) {
-        for at in 0..lr::MAX {
-            let Some(slot) = self.cpus.get_mut(vcpu).and_then(|cpu| cpu.given.get_mut(at)) else {
-                return;
-            };
-            let given = core::mem::take(slot);
-            if given.word != 0 {
-                self.fold_one(vcpu, given, lrs.get(at).copied().unwrap_or(0));
-            }
-        }
-    }
-
-    fn fold_one(&mut self, vcpu: usize, given: Given, now: u64) {
-        let intid = lr::vintid(given.word);
-        let mask = mask(intid);
-        let pending = now & lr::STATE_PENDING != 0;
-        let active = now & lr::STATE_ACTIVE != 0;
-        let Some(bank) = self.bank_mut(vcpu, bank_of(intid)) else { return };
-        bank.listed &= !mask;
-        bank.active = if active { bank.active | mask } else { bank.active & !mask };
-        if given.latched && pending {
-            bank.latched |= mask;
-        }
-        if active {
-            self.own(vcpu, intid);
-        }
-        if intid < 16 && self.version == Version::V2 {
-            let sender = u32::try_from((given.word >> lr::SOURCE_SHIFT) & 7).unwrap_or(0);
-            let Some(cpu) = self.cpus.get_mut(vcpu) else { return };
-            if let Some(waiting) = cpu.sources.get_mut(intid as usize) {
-                if given.latched && pending {
-                    *waiting |= 1_u8.wrapping_shl(sender);
-                }
-                sync_sgi(&mut cpu.private, mask, *waiting);
-            }
-        }
-    }
-
-    /// Notes on which vCPU an SPI is active.
-    pub(super) fn own(&mut self, vcpu: usize, intid: u32) {
-        let owner = bank_of(intid)
-            .checked_sub(1)
-            .and_then(|n| self.owner.get_mut(n))
-            .and_then(|owners| owners.get_mut((intid & 31) as usize));
-        if let (Some(owner), Ok(vcpu)) = (owner, u8::try_from(vcpu)) {
-            *owner = vcpu;
-        }
-    }
 }
 
-/// A GICv2 SGI is pending as long as any sender waits.
-pub(super) const fn sync_sgi(private: &mut Bank, mask: u32, waiting: u8) {
-    if waiting == 0 {
-        private.latched &= !mask;
-    } else {
-        private.latched |= mask;
+/// The best of both groups; if they do not all fit, the best of each is among them.
+fn mixed([group0, group1]: [Best; 2], room: usize) -> Best {
+    let mut both = group0;
+    group1.first(lr::MAX).for_each(|key| both.offer(key));
+    both.len = both.len.min(room);
+    let mut heads = [group0, group1].into_iter().filter_map(|group| group.first(1).next());
+    let missing = heads.find(|head| !both.first(room).any(|key| key == *head));
+    if let (Some(head), true) = (missing, room > 1)
+        && let Some(last) = both.len.checked_sub(1).and_then(|last| both.keys.get_mut(last))
+    {
+        *last = head;
     }
+    both
 }
 
 fn intid_of(bank: usize, bit: usize) -> u32 {

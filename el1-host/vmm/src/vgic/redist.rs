@@ -5,11 +5,14 @@
 //! leaves to the implementation when a sleeping one passes interrupts on.
 
 use super::bank::BitRegister;
-use super::dist::IIDR;
+use super::dist::{IIDR, PART_REDIST, id_v3};
 use super::sgi::low_byte;
 use super::{Access, Version, Vgic, WAKER_ASLEEP, WAKER_SLEEP};
 use crate::memmap::GICR_SIZE;
+use crate::vcpu_set::VcpuSet;
 
+/// GICR_CTLR.RWP.
+const CTLR_RWP: u32 = 1 << 3;
 const SGI_FRAME: u64 = GICR_SIZE / 2;
 
 impl Vgic {
@@ -45,12 +48,24 @@ impl Vgic {
         }
     }
 
+    /// The vCPU that must leave the guest before another can read this register of the redistributors:
+    /// it tells whether interrupts are pending or active that only its list registers know of.
+    #[must_use]
+    pub fn redist_to_leave_first(&self, access: Access) -> VcpuSet {
+        let (of, offset) = split(access.offset);
+        match offset.checked_sub(SGI_FRAME).and_then(BitRegister::decode) {
+            Some((register, 0)) if register.tells_state() => self.holders(of, 0, u32::MAX),
+            _ => VcpuSet::EMPTY,
+        }
+    }
+
     fn redist_word(&self, of: usize, offset: u64) -> u32 {
         if let Some((register, 0)) = offset.checked_sub(SGI_FRAME).and_then(BitRegister::decode) {
             return self.read_bits(of, 0, register);
         }
         let Some(cpu) = self.cpus.get(of) else { return 0 };
         match offset {
+            0x00 if cpu.disabling.private => CTLR_RWP,
             0x04 => IIDR,
             0x08 => {
                 // GICR_TYPER, low half: Processor_Number, Last.
@@ -59,7 +74,7 @@ impl Vgic {
             }
             0x0c => super::number(of), // GICR_TYPER, high half: affinity 0.0.0.n
             0x14 if cpu.asleep => WAKER_SLEEP | WAKER_ASLEEP,
-            0xffe8 => 0x3b,
+            0xffd0..0x1_0000 => id_v3(offset, PART_REDIST),
             0x1_0c00 => cpu.private.config(0),
             0x1_0c04 => cpu.private.config(1),
             _ => (0..4).rev().fold(0, |word, n| {
@@ -89,8 +104,8 @@ impl Vgic {
     }
 
     fn set_redist_priority(&mut self, of: usize, offset: u64, value: u8) {
-        if let (Some(bit), Some(cpu)) = (priority_bit(offset), self.cpus.get_mut(of)) {
-            cpu.private.set_priority(bit, value);
+        if let Some(bit) = priority_bit(offset) {
+            self.set_priority(of, 0, bit, value);
         }
     }
 }

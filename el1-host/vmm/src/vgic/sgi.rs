@@ -1,6 +1,6 @@
 //! Software-generated interrupts, and the deactivation that GICv2 traps.
 
-use super::lists::sync_sgi;
+use super::bank::{Bank, BitRegister};
 use super::{Version, Vgic, bank_of, bit_of, mask};
 
 impl Vgic {
@@ -31,7 +31,13 @@ impl Vgic {
         let Some(cpu) = self.cpus.get_mut(target) else { return };
         let Some(waiting) = cpu.sources.get_mut(sgi) else { return };
         *waiting = change(*waiting);
+        let waits = *waiting != 0;
         sync_sgi(&mut cpu.private, bit_of(sgi), *waiting);
+        self.touched |= 1;
+        if waits {
+            // Another sender's SGI, beside that in the list register.
+            self.recall(target, 0, bit_of(sgi));
+        }
     }
 
     /// Byte `at` of GICD_CPENDSGIR and GICD_SPENDSGIR: the senders that wait, of existing vCPUs.
@@ -65,9 +71,10 @@ impl Vgic {
         for target in 0..self.cpus.len() {
             let listed = range_and_affinity == 0 && value & u64::from(bit_of(target)) != 0;
             let meant = if all_but_self { target != vcpu } else { listed };
-            let Some(cpu) = self.cpus.get_mut(target).filter(|_| meant) else { continue };
-            if (cpu.private.group & mask != 0) == group1 {
-                cpu.private.latched |= mask;
+            let Some(bank) = self.bank_mut(target, 0).filter(|_| meant) else { continue };
+            if (bank.group & mask != 0) == group1 {
+                let concerned = bank.latch(mask);
+                self.recall(target, 0, concerned);
             }
         }
     }
@@ -75,9 +82,16 @@ impl Vgic {
     /// A write to GICC_DIR or ICC_DIR_EL1 (IHI0048 4.4.15): ends an interrupt whose priority was dropped
     /// before. To deactivate what is not active, or does not exist, changes nothing.
     pub fn deactivate(&mut self, vcpu: usize, intid: u32) {
-        if let Some(bank) = self.bank_mut(vcpu, bank_of(intid)) {
-            bank.active &= !mask(intid);
-        }
+        self.write_bits(vcpu, bank_of(intid), BitRegister::ClearActive, mask(intid));
+    }
+}
+
+/// A GICv2 SGI is pending as long as any sender waits.
+pub(super) const fn sync_sgi(private: &mut Bank, mask: u32, waiting: u8) {
+    if waiting == 0 {
+        private.latched &= !mask;
+    } else {
+        private.latched |= mask;
     }
 }
 

@@ -75,13 +75,17 @@ impl State {
         now: u64,
         trap_wfx: bool,
     ) -> Option<Entry> {
-        if !self.is_on(idx) {
-            return None;
-        }
+        let vcpu = self.vcpus.get_mut(idx).filter(|vcpu| vcpu.on)?;
+        // Made ready before, and not run.
+        vcpu.inside = false;
         self.update_lines(idx, now);
         let filled = self.vgic.fill(idx);
         let vtimer_active = self.vgic.hardware_active(idx);
         let vcpu = self.vcpus.get_mut(idx)?;
+        vcpu.inside = true;
+        vcpu.done = false;
+        // Run all the same, it will make that access again.
+        vcpu.parked = None;
         let mut flags = if trap_wfx { entry::TRAP_WFX } else { 0 };
         if let Some(start) = vcpu.start.take() {
             vcpu.reply = Reply::None;
@@ -114,11 +118,16 @@ impl State {
 
     /// Brings the interrupt lines of a vCPU's timers, and the UART's, up to date.
     pub(super) fn update_lines(&mut self, idx: usize, now: u64) {
-        let Some(vcpu) = self.vcpus.get(idx) else { return };
+        self.update_timers(idx, now);
+        self.update_uart();
+    }
+
+    /// The lines of the timers of a vCPU that is not inside the guest.
+    pub(super) fn update_timers(&mut self, idx: usize, now: u64) {
+        let Some(vcpu) = self.vcpus.get(idx).filter(|vcpu| !vcpu.inside) else { return };
         let (virt, physical) = (vcpu.virt.line(now), vcpu.physical.line(now));
         self.vgic.set_line(idx, VTIMER_INTID, virt);
         self.vgic.set_line(idx, PTIMER_INTID, physical);
-        self.update_uart();
     }
 
     fn update_uart(&mut self) {
@@ -127,7 +136,8 @@ impl State {
 
     pub(super) fn can_wake(&mut self, idx: usize, now: u64) -> bool {
         self.update_lines(idx, now);
-        self.vgic.pending_for(idx)
+        let Some(vcpu) = self.vcpus.get(idx).filter(|vcpu| vcpu.on) else { return false };
+        vcpu.done || (vcpu.parked.is_none() && self.vgic.pending_for(idx))
     }
 
     pub(super) fn deadline(&self, idx: usize, now: u64) -> Option<u64> {

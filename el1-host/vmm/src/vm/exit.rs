@@ -1,15 +1,15 @@
 //! After a run: what the guest wanted, and the answer.
 
-use alloc::vec::Vec;
-
 use host_mirror::{Calls, RunExit};
+use hyp_abi::hcall::MAX_VCPUS;
 use hyp_abi::run::{self, Exit, exit_flags};
 use hyp_abi::{Ipa, Refusal, lr};
 
-use super::{Action, Fatal, Reply, State, Vm};
+use super::mmio::End;
+use super::{Action, Fatal, Reply, State, Vcpu, Vm};
 use crate::fault::{Access, Fault};
 use crate::host::{Host, RunPage};
-use crate::psci::{self, Answer, Call};
+use crate::psci::{self, Answer, Call, Start};
 use crate::timer::Timer;
 use crate::vcpu_set::VcpuSet;
 
@@ -39,11 +39,15 @@ impl Vm<'_> {
         let now = host.now();
         self.change(Some(idx), |state| {
             state.vgic.fold(idx, &lrs);
+            if let Some(vcpu) = state.vcpus.get_mut(idx) {
+                vcpu.inside = false;
+            }
             if let (Ok(exit), Some(vcpu)) = (exit, state.vcpus.get_mut(idx)) {
                 vcpu.virt = virt;
                 state.exits.count(exit.exit);
             }
             state.update_lines(idx, now);
+            state.left(idx);
         });
         let exit = match exit {
             Ok(exit) => exit,
@@ -96,15 +100,17 @@ impl Vm<'_> {
             Fault::Outside if access.fetch => self.jumped_away(host, idx),
             Fault::Outside => {
                 let now = host.now();
-                let sent = self.change(Some(idx), |state| {
-                    let (reply, sent) = state.mmio(now, idx, ipa, exit);
-                    state.reply(idx, reply);
-                    sent
-                });
-                // Not under the lock: the console may be slow. The order of one vCPU's bytes is
-                // kept, for it does not go on before.
-                sent.into_iter().for_each(|byte| host.put(byte));
-                Action::Resume
+                let end = self.change(Some(idx), |state| state.mmio(now, idx, ipa, exit));
+                match end {
+                    End::Reply(reply) => self.reply(idx, reply),
+                    End::Parked => Action::Sleep { until: None },
+                    End::Sent(byte) => {
+                        // Not under the lock: the console may be slow. The order of one vCPU's
+                        // bytes is kept, for it does not go on before.
+                        host.put(byte);
+                        self.reply(idx, Reply::Complete(0))
+                    }
+                }
             }
         }
     }
@@ -148,10 +154,7 @@ impl Vm<'_> {
         }
         let is_ram =
             |at| Ipa::new(at).is_some_and(|at| self.memory.slots().find(at.frame()).is_some());
-        let (action, started) =
-            self.change(Some(idx), |state| state.call(idx, x, host.now(), is_ram));
-        self.pokes.add(started);
-        action
+        self.change(Some(idx), |state| state.call(idx, x, host.now(), is_ram))
     }
 }
 
@@ -171,20 +174,16 @@ impl State {
         Action::Sleep { until: self.deadline(idx, now) }
     }
 
-    /// Answers a call of PSCI or SMCCC. Who was switched on by it is to be started. All of it happens
-    /// under the lock: of two vCPUs that start the same third one, one succeeds.
-    fn call(
-        &mut self,
-        idx: usize,
-        x: [u64; 4],
-        now: u64,
-        is_ram: impl Fn(u64) -> bool,
-    ) -> (Action, VcpuSet) {
+    /// Answers a call of PSCI or SMCCC. All of it happens under the lock: of two vCPUs that start the same
+    /// third one, one succeeds. That one counts as on from then; it is never "about to be", so nobody
+    /// is told ON_PENDING.
+    fn call(&mut self, idx: usize, x: [u64; 4], now: u64, is_ram: impl Fn(u64) -> bool) -> Action {
         let [_, x1, x2, x3] = x;
         let result = |x0| Reply::Result([x0, x1, x2, x3]);
-        let on: Vec<bool> = self.vcpus.iter().map(|vcpu| vcpu.on).collect();
-        let mut started = VcpuSet::EMPTY;
-        let action = match psci::answer(Call::new(x), &on, is_ram) {
+        let mut on = [false; MAX_VCPUS];
+        on.iter_mut().zip(&self.vcpus).for_each(|(on, vcpu)| *on = vcpu.on);
+        let on = on.get(..self.vcpus.len()).unwrap_or_default();
+        match psci::answer(Call::new(x), on, is_ram) {
             Answer::Value(x0) => self.reply(idx, result(x0)),
             Answer::Unknown => self.reply(idx, result(psci::NOT_SUPPORTED)),
             Answer::Standby => {
@@ -198,23 +197,25 @@ impl State {
                 self.wait(idx, now)
             }
             Answer::CpuOff => {
-                if let Some(vcpu) = self.vcpus.get_mut(idx) {
-                    vcpu.on = false;
-                }
+                self.set_power(idx, None);
                 Action::CpuOff
             }
-            Answer::CpuOn { vcpu: target, start } => {
-                if let Some(vcpu) = self.vcpus.get_mut(target) {
-                    vcpu.on = true;
-                    vcpu.start = Some(start);
-                    vcpu.physical = Timer::default();
-                    started = VcpuSet::only(target);
-                }
+            Answer::CpuOn { vcpu, start } => {
+                self.set_power(vcpu, Some(start));
+                self.gained = self.gained.union(VcpuSet::only(vcpu));
                 self.reply(idx, result(0))
             }
             Answer::SystemOff => Action::PowerOff,
             Answer::SystemReset => Action::Reset,
-        };
-        (action, started)
+        }
+    }
+
+    /// Switches a vCPU off, or on, to start there. It starts with the state of a reset; interrupts that
+    /// are pending for it in the distributor stay (DEN0022 6.4).
+    fn set_power(&mut self, idx: usize, start: Option<Start>) {
+        if let Some(vcpu) = self.vcpus.get_mut(idx) {
+            *vcpu = Vcpu { inside: vcpu.inside, ..Vcpu::new(start) };
+            self.vgic.set_power(idx, start.is_some());
+        }
     }
 }

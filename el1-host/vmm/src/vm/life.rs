@@ -21,7 +21,7 @@ use crate::psci::Start;
 use crate::slots::BadSlot;
 use crate::stats::Exits;
 use crate::timer::Timer;
-use crate::vcpu_set::SharedSet;
+use crate::vcpu_set::{SharedSet, VcpuSet};
 use crate::vgic::{Version, Vgic};
 
 /// Why a VM could not be created. Nothing is left of it then.
@@ -92,6 +92,7 @@ impl<'a> Vm<'a> {
             uart: Pl011::new(),
             vcpus: (0..vcpus).map(|idx| Vcpu::new((idx == 0).then_some(boot))).collect(),
             exits: Exits::default(),
+            gained: VcpuSet::EMPTY,
         };
         let mut vm = Self {
             memory: Memory::new(handle, slots),
@@ -216,9 +217,12 @@ impl<'a> Vm<'a> {
 
 impl Vcpu {
     /// Off, or on and about to start.
-    fn new(start: Option<Start>) -> Self {
+    pub(super) fn new(start: Option<Start>) -> Self {
         Self {
             on: start.is_some(),
+            inside: false,
+            parked: None,
+            done: false,
             start,
             reply: Reply::None,
             physical: Timer::default(),

@@ -4,15 +4,17 @@ use host_mirror::RunExit;
 use hyp_abi::Ipa;
 use hyp_abi::run::exit_flags;
 
-use super::{Reply, State};
+use super::{Parked, Reply, State};
 use crate::memmap::{GICC, GICC_SIZE, GICD, GICD_SIZE, GICR, UART, UART_SIZE};
+use crate::vcpu_set::VcpuSet;
 use crate::vgic::{Access, Version};
 
 /// GICC_DIR, alone in the second page of a GICv2's CPU interface.
 const GICC_DIR: u64 = 0x1000;
 
+/// What lies outside memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Device {
+pub(super) enum Device {
     Distributor,
     Redistributors,
     /// The trapped page of the CPU interface.
@@ -20,34 +22,73 @@ enum Device {
     Uart,
 }
 
+/// How an access ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// With this answer.
+    Reply(Reply),
+    /// It is done; this byte goes out of the UART.
+    Sent(u8),
+    /// It must wait for other vCPUs to leave the guest.
+    Parked,
+}
+
 impl State {
     /// Answers an access that no memory slot contains. What no device answers, and what the syndrome does not
-    /// describe, ends as an external abort, as on a bus without anybody there. The second answer is a
-    /// byte that goes out of the UART.
-    pub(super) fn mmio(
-        &mut self,
-        now: u64,
-        idx: usize,
-        ipa: Ipa,
-        exit: &RunExit,
-    ) -> (Reply, Option<u8>) {
+    /// describe, ends as an external abort, as on a bus without anybody there.
+    pub(super) fn mmio(&mut self, now: u64, idx: usize, ipa: Ipa, exit: &RunExit) -> End {
         if exit.flags & exit_flags::DECODED == 0 || exit.flags & exit_flags::FETCH != 0 {
-            return (Reply::Abort, None);
+            return End::Reply(Reply::Abort);
         }
         let size = 1_u64 << ((exit.flags >> exit_flags::SIZE_SHIFT) & 3);
         let Some((device, offset)) = self.device(ipa.raw(), size) else {
-            return (Reply::Abort, None);
+            return End::Reply(Reply::Abort);
         };
         let access = Access { offset, size };
-        let mask = u64::MAX >> 64_u64.saturating_sub(size.saturating_mul(8));
         self.exits.mmio = self.exits.mmio.saturating_add(1);
-        let (value, sent) = if exit.flags & exit_flags::WRITE != 0 {
-            (0, self.store(idx, device, access, exit.value & mask))
-        } else {
-            (self.load(idx, device, access) & mask, None)
+        if exit.flags & exit_flags::WRITE != 0 {
+            let sent = self.store(idx, device, access, exit.value & mask(size));
+            self.update_lines(idx, now);
+            return sent.map_or(End::Reply(Reply::Complete(0)), End::Sent);
+        }
+        // A register of another vCPU's may tell of its timers.
+        (0..self.vcpus.len()).for_each(|idx| self.update_timers(idx, now));
+        let waits_for = match device {
+            Device::Distributor => self.vgic.to_leave_first(idx, access),
+            Device::Redistributors => self.vgic.redist_to_leave_first(access),
+            Device::CpuInterface | Device::Uart => VcpuSet::EMPTY,
         };
+        if !waits_for.is_empty() {
+            self.gained = self.gained.union(waits_for);
+            if let Some(vcpu) = self.vcpus.get_mut(idx) {
+                vcpu.parked = Some(Parked { device, access, waits_for });
+            }
+            return End::Parked;
+        }
+        let value = self.load(idx, device, access);
         self.update_lines(idx, now);
-        (Reply::Complete(value), sent)
+        End::Reply(Reply::Complete(value))
+    }
+
+    /// A vCPU has left the guest: loads that waited for it, and for no other, are done.
+    pub(super) fn left(&mut self, who: usize) {
+        for idx in 0..self.vcpus.len() {
+            let Some(parked) = self.vcpus.get_mut(idx).and_then(|vcpu| vcpu.parked.as_mut()) else {
+                continue;
+            };
+            parked.waits_for = parked.waits_for.without(VcpuSet::only(who));
+            let Parked { device, access, waits_for } = *parked;
+            if !waits_for.is_empty() {
+                continue;
+            }
+            let value = self.load(idx, device, access);
+            if let Some(vcpu) = self.vcpus.get_mut(idx) {
+                vcpu.parked = None;
+                vcpu.done = true;
+                vcpu.reply = Reply::Complete(value);
+                self.gained = self.gained.union(VcpuSet::only(idx));
+            }
+        }
     }
 
     fn device(&self, at: u64, size: u64) -> Option<(Device, u64)> {
@@ -65,12 +106,13 @@ impl State {
     }
 
     fn load(&mut self, idx: usize, device: Device, access: Access) -> u64 {
-        match device {
+        let value = match device {
             Device::Distributor => self.vgic.read_dist(idx, access),
             Device::Redistributors => self.vgic.read_redist(access),
             Device::CpuInterface => 0,
             Device::Uart => u64::from(self.uart.read(access.offset)),
-        }
+        };
+        value & mask(access.size)
     }
 
     fn store(&mut self, idx: usize, device: Device, access: Access, value: u64) -> Option<u8> {
@@ -88,4 +130,9 @@ impl State {
         }
         None
     }
+}
+
+/// The bits of so many bytes.
+const fn mask(size: u64) -> u64 {
+    u64::MAX >> 64_u64.saturating_sub(size.saturating_mul(8))
 }

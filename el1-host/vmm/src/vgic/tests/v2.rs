@@ -190,7 +190,7 @@ fn other_sizes_and_odd_offsets_read_zero_and_write_nothing() {
         0xe00,
         0xf00,
         0xf30,
-        0xfd0,
+        0xfcc,
         0x1000,
         0x6100,
         0xffe8,

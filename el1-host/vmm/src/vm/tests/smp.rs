@@ -38,16 +38,18 @@ fn a_vcpu_that_is_switched_on_is_poked_once() {
 #[test]
 fn an_sgi_pokes_those_it_is_for_and_not_its_sender() {
     let el2 = FakeEl2::new();
-    let bytes = bundle("vcpus = 3\n");
+    let bytes = bundle("vcpus = 4\n");
     let mut rig = Rig::new(&el2, &bytes);
     start(&mut rig, 1);
+    start(&mut rig, 2);
     rig.store(0x0800_0000, 2, 3);
-    for n in 0..3 {
+    for n in 0..4 {
         rig.store(0x080a_0000 + n * 0x2_0000 + 0x1_0080, 2, 0xffff_ffff);
         rig.store(0x080a_0000 + n * 0x2_0000 + 0x1_0100, 2, 1 << 5);
     }
     assert_eq!(rig.vm.take_pokes(), nobody());
-    let to_all = |intid: u64| sysreg(SGI1R, false, (intid << 24) | 0b111);
+    let to_all = |intid: u64| sysreg(SGI1R, false, (intid << 24) | 0b1111);
+    // The last one is off: nobody need be told.
     rig.turn(to_all(5));
     assert_eq!(rig.vm.take_pokes(), VcpuSet::from_bits(0b110));
     // It is pending there already: nothing is gained.
