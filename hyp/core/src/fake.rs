@@ -64,9 +64,8 @@ impl FakeMachine {
     }
     /// A frame is about to be written through the caches.
     fn soil(&self, pfn: Pfn) {
-        let behind = self.mmu.page(pfn);
         let mut state = self.state();
-        state.dirty.entry(pfn.raw()).or_insert(behind);
+        state.dirty.entry(pfn.raw()).or_insert_with(|| self.mmu.page(pfn));
         state.old_code.insert(pfn.raw());
     }
     fn soil_table(&self, table: TablePfn) {
