@@ -178,14 +178,26 @@ hyp_descriptor:                     // where the EL1 payload is: xtask
     dsb     sy
     ret
 
-// Prints the text at x2 on the UART that is there when the machine is QEMU's `virt`, then parks.
-// Elsewhere the stores go nowhere useful, on a machine that stops anyway.
+// Prints the text at x2, then parks. The UART is the one that is there when the machine is QEMU's
+// `virt` or, if the image lies below that machine's RAM, a Raspberry Pi 4. Elsewhere the stores go
+// nowhere useful, on a machine that stops anyway.
 .L_die:
+    adr     x4, hyp_head
+    mov_imm32 x5, {VIRT_RAM}
+    mov_imm32 x1, {MINI_UART}
+    cmp     x4, x5
+    b.lo    6f
     mov_imm32 x1, {UART}
 5:  ldrb    w3, [x2], #1
     cbz     w3, .L_park
     str     w3, [x1]
     b       5b
+6:  ldr     w3, [x1, #0x14]         // line status: room for a byte
+    tbz     w3, #5, 6b
+    ldrb    w3, [x2], #1
+    cbz     w3, .L_park
+    str     w3, [x1]
+    b       6b
 .L_park:
     wfe
     b       .L_park

@@ -9,7 +9,7 @@ use hyp_core::hyp::ConfigError;
 use hyp_core::plan::PlanError;
 use hyp_core::sysreg::ID_REGISTERS;
 use hyp_core::{Config, Hyp};
-use hyp_dtb::{Dtb, DtbError, Enable, Psci, UartKind};
+use hyp_dtb::{Dtb, DtbError, Enable, Psci};
 use hyp_s2::TablePfn;
 use hyp_s2::geometry::Geometry;
 use hyp_sync::Once;
@@ -18,7 +18,7 @@ use crate::arch::bringup;
 use crate::arch::cpu::{self, Features};
 use crate::arch::gic::Vgic;
 use crate::arch::{boot, idreg, mmu, smc};
-use crate::board::{Board, QemuVirt};
+use crate::board;
 use crate::machine::Hw;
 use crate::panic;
 use crate::payload::{Payload, PayloadError};
@@ -45,7 +45,7 @@ pub fn vgic() -> &'static Vgic {
 /// The first Rust code: MMU and caches are on, only the image is mapped.
 pub fn start(dtb: u64) -> ! {
     let mut map = mmu::early();
-    bringup::guess_console(&mut map, QemuVirt::FALLBACK_UART);
+    bringup::guess_console(&mut map, board::fallback_uart(boot::base()));
     match bringup::with_device_tree(&mut map, dtb, |map, tree| boot_with(map, tree, dtb)) {
         Ok(entry) => bringup::enter_host(entry, dtb),
         Err(error) => {
@@ -57,8 +57,8 @@ pub fn start(dtb: u64) -> ! {
 
 /// Boots on the machine that the tree describes; answers where the payload begins.
 fn boot_with(map: &mut Map, tree: &Dtb<'_>, dtb: u64) -> Result<u64, BootError> {
-    let uart = tree.uart()?.filter(|uart| uart.kind == UartKind::Pl011);
-    bringup::use_console(map, uart.map(|uart| uart.registers.base))?;
+    let uart = tree.uart()?;
+    bringup::use_console(map, uart)?;
     if tree.psci()? == Some(Psci::Smc) {
         smc::found();
     }
@@ -76,8 +76,12 @@ fn boot_with(map: &mut Map, tree: &Dtb<'_>, dtb: u64) -> Result<u64, BootError> 
     let memory = Memory::survey(tree, ram, &payload, dtb, geometry)?;
     log::info!("RAM {} MiB, guest addresses {ipa_bits} bits", memory.ram.pages() >> 8);
 
-    let devices = [uart.map(|uart| uart.registers), interrupts.gich];
+    let power = board::power(tree);
+    let devices = [uart.map(|uart| uart.registers), interrupts.gich, power];
     let hw = bringup::take_over(&memory, devices)?;
+    if let Some(registers) = power {
+        bringup::power(registers);
+    }
     let vgic = interrupts.gich.map_or_else(Vgic::v3, bringup::gicv2);
     let size = vgic.size();
     let version = if interrupts.gich.is_some() { 2 } else { 3 };

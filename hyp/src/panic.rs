@@ -9,7 +9,7 @@ use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use crate::arch::vectors::Frame;
-use crate::arch::{boot, percpu, smc, sysreg};
+use crate::arch::{boot, percpu, pm, smc, sysreg};
 use crate::console::Raw;
 
 /// What a debugger finds when there is no console: the beginning of the first panic's message.
@@ -55,9 +55,10 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     stop()
 }
 
-/// Turns the machine off if the firmware can, else stops this CPU.
+/// Turns the machine off if the firmware or the board can, else stops this CPU.
 pub fn stop() -> ! {
     smc::system_off();
+    pm::system_off();
     sysreg::park()
 }
 

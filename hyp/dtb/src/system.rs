@@ -62,6 +62,12 @@ pub struct Chosen<'a> {
 }
 
 impl<'a> Dtb<'a> {
+    /// Whether the machine says that it is one of this kind (`compatible` of the root).
+    #[must_use]
+    pub fn is_machine(&self, kind: &str) -> bool {
+        self.at_path("/", |root| root.is_compatible(&[kind])).unwrap_or(false)
+    }
+
     /// Visits the enabled children of the node at `path`, if there is one.
     fn each_at(
         &self,

@@ -6,7 +6,7 @@
 use core::arch::global_asm;
 
 use super::{mmu, percpu::CPUS};
-use crate::board::Board;
+use crate::board::{Board, QemuVirt, Rpi4};
 use crate::stage1;
 
 /// HCR_EL2 until the host runs: EL1 is AArch64, E2H = 0.
@@ -31,7 +31,9 @@ global_asm!(
     SECONDARY = sym secondary,
     CPUS = const CPUS,
     STACKS_SHIFT = const STACKS.trailing_zeros(),
-    UART = const crate::board::QemuVirt::FALLBACK_UART,
+    UART = const QemuVirt::FALLBACK_UART.1,
+    MINI_UART = const Rpi4::FALLBACK_UART.1,
+    VIRT_RAM = const QemuVirt::RAM,
 );
 
 /// SCTLR_EL2 from the final tables on: as entry.S has it, and nothing writable is executable.

@@ -3,16 +3,16 @@
 //! Each function is called once, in the order in which they stand here, on one CPU; the last two on
 //! every other CPU too, whenever it comes up.
 
-use hyp_abi::{PAGE_SHIFT, PAGE_SIZE};
+use hyp_abi::PAGE_SHIFT;
 use hyp_core::machine::Frames;
 use hyp_core::memmap::PageRange;
-use hyp_dtb::{Dtb, HEADER_BYTES, Region, header_size, strip_nops};
+use hyp_dtb::{Dtb, HEADER_BYTES, Region, Uart, UartKind, header_size, strip_nops};
 use hyp_s2::Regime;
 
 use super::boot::{self, Part};
 use super::cpu::{self, Features, Traps};
 use super::gic::Vgic;
-use super::{cache, mmu, percpu, switch, timer, vectors};
+use super::{cache, mmu, percpu, pm, switch, timer, vectors};
 use crate::el2::BootError;
 use crate::machine::Hw;
 use crate::stage1::{Kind, Map, MapError};
@@ -86,23 +86,23 @@ pub fn header(map: &mut Map, pa: u64) -> Result<[u64; 8], MapError> {
     })
 }
 
-/// Errors are told to a PL011 that may be at `pa`, until the device tree has been read.
-pub fn guess_console(map: &mut Map, pa: u64) {
-    if around(pa, PAGE_SIZE).and_then(|page| add_now(map, page, Kind::Device)).is_ok() {
+/// Errors are told to a UART that may be at `pa`, until the device tree has been read.
+pub fn guess_console(map: &mut Map, (kind, pa): (UartKind, u64)) {
+    if around(pa, 1).and_then(|page| add_now(map, page, Kind::Device)).is_ok() {
         // SAFETY: 1. It is mapped as device memory, 2. which is not used unless the boot fails.
-        unsafe { console::guess(pa) };
+        unsafe { console::guess(kind, pa) };
     }
 }
 
-/// Sends text to the PL011 at `pa` from now on, or to nobody.
-pub fn use_console(map: &mut Map, pa: Option<u64>) -> Result<(), MapError> {
-    let Some(pa) = pa else {
+/// Sends text to this UART from now on, or to nobody.
+pub fn use_console(map: &mut Map, uart: Option<Uart>) -> Result<(), MapError> {
+    let Some(Uart { kind, registers, .. }) = uart else {
         console::close();
         return Ok(());
     };
-    add_now(map, around(pa, PAGE_SIZE)?, Kind::Device)?;
+    add_now(map, around(registers.base, registers.size)?, Kind::Device)?;
     // SAFETY: 1. The device tree says that it is one; 2. the final map keeps it.
-    unsafe { console::open(pa) };
+    unsafe { console::open(kind, registers.base) };
     Ok(())
 }
 
@@ -144,6 +144,12 @@ pub fn take_over(
 pub fn gicv2(gich: Region) -> Vgic {
     // SAFETY: 1. The device tree says that it is there, and the final map has it; 2. called once.
     unsafe { Vgic::v2(gich.base) }
+}
+
+/// The registers that turn the machine off.
+pub fn power(registers: Region) {
+    // SAFETY: 1. The board has it there, and the final map has it.
+    unsafe { pm::open(registers) };
 }
 
 /// Prepares this CPU for the host: registers, traps, stage 2. Each CPU does it whenever it comes up.

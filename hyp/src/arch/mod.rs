@@ -11,6 +11,7 @@ pub mod gic;
 pub mod idreg;
 pub mod mmu;
 pub mod percpu;
+pub mod pm;
 pub mod smc;
 pub mod switch;
 pub mod sysreg;
