@@ -51,12 +51,14 @@ fn hypercall(cpu: &mut PerCpu, frame: &mut Frame) {
 
 /// Runs the loaded vCPU until the core says that the host must see to something.
 fn run(cpu: &mut PerCpu) -> Ret {
-    let host = switch::leave_host();
+    fp_of_reset(cpu);
+    let mut host = switch::leave_host(&cpu.traps);
     let ret = loop {
         let (Some(regime), Some(ctx)) = (cpu.local.regime(), cpu.local.context()) else {
             panic!("the core runs a vCPU that is not loaded");
         };
-        let raw = switch::run(ctx, regime, &cpu.traps, el2::vgic(), cpu.fp_is_guests);
+        let (traps, fp) = (&cpu.traps, cpu.fp_is_guests);
+        let raw = switch::run(ctx, regime, traps, el2::vgic(), fp, &mut host);
         panic::park_if_over();
         match el2::hyp().guest_exit(&mut cpu.local, raw) {
             GuestNext::Resume => {}
@@ -66,6 +68,17 @@ fn run(cpu: &mut PerCpu) -> Ret {
     };
     switch::back_to_host(&host, &cpu.traps, !cpu.fp_is_guests);
     ret
+}
+
+/// The loaded vCPU begins afresh: so do its FP registers, if the CPU has them.
+fn fp_of_reset(cpu: &mut PerCpu) {
+    if let Some(ctx) = cpu.local.context()
+        && core::mem::take(&mut ctx.fp_reset)
+        && cpu.fp_is_guests
+    {
+        cpu::open_fp();
+        fp::load(&ctx.fp);
+    }
 }
 
 /// The loaded vCPU uses floating point.

@@ -71,7 +71,8 @@ pub const SYSREGS: [&str; 23] = [
 /// Bits of [`ENTRY_FLAGS`]. At most one of the four completions may be set; unknown bits or two
 /// completions make `vcpu_run` answer -EINVAL and change nothing.
 pub mod entry {
-    /// Take the whole context from the page first (normal VMs).
+    /// Take the whole context from the page first (normal VMs). What the page does not have is as
+    /// after a reset: FP and SIMD, the virtual timer, debug, the virtual CPU interface.
     pub const LOAD_CONTEXT: u64 = 1 << 0;
     /// Complete the latched abort or system-register access: a read puts `ENTRY_VALUE` into the
     /// register EL2 remembers (sized and sign-extended as the syndrome says); then pc advances.

@@ -5,6 +5,7 @@
 use hyp_abi::Pfn;
 use hyp_s2::TablePfn;
 
+use crate::idreg::debug_view;
 use crate::inject::Features;
 use crate::memmap::{MemMap, PageRange};
 use crate::sysreg::{self, Enc, GuestView, ID_REGISTERS};
@@ -95,12 +96,18 @@ impl Board {
                 ipa_bits: config.guest_ipa_bits,
                 gic_v3: config.gic == Gic::V3,
                 aarch32_el0: false,
+                breakpoints: 0,
+                watchpoints: 0,
+                double_lock: false,
             },
             features: Features::default(),
             id_values: config.id_values,
         };
         // ID_AA64PFR0_EL1.EL0: 2 says AArch32 too.
         board.view.aarch32_el0 = board.id_value(sysreg::ID_AA64PFR0_EL1) & 0xf == 2;
+        let (breakpoints, watchpoints, double_lock) =
+            debug_view(board.id_value(sysreg::ID_AA64DFR0_EL1));
+        board.view = GuestView { breakpoints, watchpoints, double_lock, ..board.view };
         board.features = Features::from_id(
             board.id_value(sysreg::ID_AA64PFR1_EL1),
             board.id_value(sysreg::ID_AA64MMFR1_EL1),

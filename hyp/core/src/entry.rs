@@ -9,6 +9,7 @@ use hyp_abi::{Refusal, lr};
 
 use crate::bits::union;
 use crate::board::Board;
+use crate::debug::MDSCR_MASK;
 use crate::esr::{Access, Esr, Syndrome, SysregAccess};
 use crate::inject::{self, Before, Cause, Features, pstate};
 use crate::machine::Frames;
@@ -163,7 +164,9 @@ pub(crate) fn take(ctx: &mut Context, cause: Cause, features: Features) {
     }
 }
 
+/// All that the page has is taken from it; all that it has not is as after a reset.
 fn load_context(ctx: &mut Context, word: impl Fn(usize) -> u64) {
+    *ctx = Context { vmpidr: ctx.vmpidr, fp_reset: true, ..Context::reset() };
     for (n, reg) in ctx.gpr.iter_mut().enumerate() {
         *reg = word(run::CTX.saturating_add(n));
     }
@@ -175,6 +178,7 @@ fn load_context(ctx: &mut Context, word: impl Fn(usize) -> u64) {
         *reg = word(run::CTX_SYSREGS.saturating_add(n));
     }
     ctx.sys = Sysregs::from_words(sysregs);
+    ctx.sys.mdscr_el1 &= MDSCR_MASK;
 }
 
 /// EL0 and EL1 of AArch64 only: any other mode would be a return to EL2, or an illegal one.

@@ -9,6 +9,7 @@ use hyp_abi::{Ipa, PAGE_SIZE, Ret};
 use crate::bits::{flag, union};
 use crate::board::Board;
 use crate::cpu::{CpuLocal, ExitKind, GuestNext, RawExit};
+use crate::debug::MDSCR_MASK;
 use crate::entry::{external_abort, skip, take};
 use crate::esr::{Abort, DataAbort, Esr, Fault, Syndrome, SysregAccess};
 use crate::hcall::DONE;
@@ -16,7 +17,7 @@ use crate::hyp::Hyp;
 use crate::inject::Cause;
 use crate::machine::{Frames, Machine};
 use crate::psci::status::NOT_SUPPORTED;
-use crate::sysreg::{MDSCR_MASK, SysregAction};
+use crate::sysreg::SysregAction;
 use crate::vcpu::{Latched, Vcpu};
 
 /// What a classified exit leads to.
@@ -173,6 +174,12 @@ fn sysreg(vcpu: &mut Vcpu, board: &Board, raw: RawExit, access: SysregAccess) ->
                 ctx.sys.mdscr_el1 = ctx.gpr(access.rt) & MDSCR_MASK;
             }
             ctx.sys.mdscr_el1
+        }
+        SysregAction::Debug(register) => {
+            if !access.read {
+                ctx.debug.write(register, ctx.gpr(access.rt));
+            }
+            ctx.debug.read(register)
         }
         SysregAction::Undef => {
             take(ctx, Cause::Undefined, board.features);

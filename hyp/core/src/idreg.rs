@@ -14,6 +14,12 @@ pub struct GuestView {
     pub gic_v3: bool,
     /// The CPU runs AArch32 at EL0; else the AArch32 ID registers read as zero.
     pub aarch32_el0: bool,
+    /// Breakpoints, as `ID_AA64DFR0_EL1` says: 1 to 16.
+    pub breakpoints: u8,
+    /// Watchpoints, likewise.
+    pub watchpoints: u8,
+    /// `OSDLR_EL1` does something (FEAT_DoubleLock).
+    pub double_lock: bool,
 }
 
 /// How a four-bit field is shown.
@@ -50,9 +56,12 @@ const PFR1: Fields = &[
     (32, Cap(1)), // CSV2_frac, without SCXTNUM
 ];
 const DFR0: Fields = &[
+    // PMUVer, PMSVer, TraceVer, TraceFilt and so on stay 0. So does what came to debug after Armv8.0.
     (0, Fixed(DEBUG_V8)),
-    (12, Fixed(r::BREAKPOINTS - 1)), // BRPs
-    (20, Fixed(r::BREAKPOINTS - 1)), // WRPs
+    (12, Cap(15)),   // BRPs
+    (20, Cap(15)),   // WRPs
+    (28, Cap(15)),   // CTX_CMPs: the last ones of the breakpoints
+    (36, Signed(0)), // DoubleLock: 0 says that it is there
 ];
 const ISAR0: Fields = &[
     (4, Cap(2)),  // AES
@@ -224,6 +233,15 @@ fn show(fields: Fields, raw: u64) -> u64 {
     })
 }
 
+/// Numbers of breakpoints and of watchpoints, and whether there is a double lock, as
+/// `ID_AA64DFR0_EL1` says.
+pub(crate) const fn debug_view(dfr0: u64) -> (u8, u8, bool) {
+    let breakpoints = ((dfr0 >> 12) & 0xf) as u8;
+    let watchpoints = ((dfr0 >> 20) & 0xf) as u8;
+    let double_lock = (dfr0 >> 36) & 0xf == 0;
+    (breakpoints.saturating_add(1), watchpoints.saturating_add(1), double_lock)
+}
+
 /// A four-bit number in two's complement.
 const fn signed(value: u8) -> i8 {
     ((value << 4) as i8) >> 4
@@ -245,7 +263,14 @@ const fn pa_range(ipa_bits: u8) -> u64 {
 mod tests {
     use super::*;
 
-    const VIEW: GuestView = GuestView { ipa_bits: 40, gic_v3: true, aarch32_el0: true };
+    const VIEW: GuestView = GuestView {
+        ipa_bits: 40,
+        gic_v3: true,
+        aarch32_el0: true,
+        breakpoints: 8,
+        watchpoints: 8,
+        double_lock: true,
+    };
     const ONES: u64 = u64::MAX;
 
     /// Every field of a register at its largest: what a CPU with everything would show. Signed
@@ -259,7 +284,7 @@ mod tests {
         let table = [
             (r::ID_AA64PFR0_EL1, 0x1101_0000_0111_0012),
             (r::ID_AA64PFR1_EL1, 0x0000_0001_0000_0021),
-            (r::ID_AA64DFR0_EL1, 0x0000_0000_0010_1006),
+            (r::ID_AA64DFR0_EL1, 0x0000_0000_7070_7006),
             (r::ID_AA64ISAR0_EL1, 0x1221_1111_1021_2120),
             (r::ID_AA64ISAR1_EL1, 0x0011_1111_0031_1002),
             (r::ID_AA64ISAR2_EL1, 0x0011_0000_1010_0010),
@@ -282,7 +307,7 @@ mod tests {
             let expected = match enc {
                 r::ID_AA64PFR0_EL1 => (1 << 24) | 0x10,
                 r::ID_PFR1_EL1 => 1 << 28,
-                r::ID_AA64DFR0_EL1 => 0x0010_1006,
+                r::ID_AA64DFR0_EL1 => 6,
                 r::ID_DFR0_EL1 => 6,
                 _ => 0,
             };
@@ -309,7 +334,7 @@ mod tests {
         let a72 = |enc, raw| VIEW.id_register(enc, raw);
         // EL3, EL2 and AArch32 at EL1 go; the GIC's interface comes from the guest's GIC.
         assert_eq!(a72(r::ID_AA64PFR0_EL1, 0x0000_2222), 0x0100_0012);
-        assert_eq!(a72(r::ID_AA64DFR0_EL1, 0x1030_5106), 0x0010_1006);
+        assert_eq!(a72(r::ID_AA64DFR0_EL1, 0x1030_5106), 0x1030_5006);
         assert_eq!(a72(r::ID_AA64ISAR0_EL1, 0x0001_1120), 0x0001_1120);
         assert_eq!(a72(r::ID_AA64MMFR0_EL1, 0x0000_1124), 0x0000_0122);
         assert_eq!(a72(r::ID_AA64MMFR1_EL1, 0), 0);

@@ -18,6 +18,7 @@ mod bits;
 pub mod board;
 mod boxed;
 pub mod cpu;
+pub mod debug;
 mod entry;
 pub mod esr;
 mod exit;

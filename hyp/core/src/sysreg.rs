@@ -7,6 +7,8 @@
 //! TRBE, trace, LORegions, SVE, SME, RAS error records, pointer authentication keys, MTE and
 //! everything that is IMPLEMENTATION DEFINED (CRn 11 and 15).
 
+use crate::debug;
+
 pub use crate::idreg::{GuestView, ID_REGISTERS};
 
 /// Encoding of a system register: op0, op1, CRn, CRm, op2, packed as in bits 20:5 of MRS.
@@ -143,12 +145,6 @@ registers! {
     DC_CISW = (1, 0, 7, 14, 2);
 }
 
-/// Bits of `MDSCR_EL1` that a guest may set: SS, TDCC, KDE, MDE. The rest is an external
-/// debugger's.
-pub const MDSCR_MASK: u64 = 1 | (1 << 12) | (1 << 13) | (1 << 15);
-/// Breakpoints and watchpoints that a guest sees, of each: the fewest that Armv8 allows.
-pub const BREAKPOINTS: u8 = 2;
-
 /// What becomes of a trapped access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SysregAction {
@@ -158,8 +154,11 @@ pub enum SysregAction {
     Value(u64),
     /// Reads as zero; a write is ignored.
     RazWi,
-    /// Read or write of `MDSCR_EL1` in the vCPU's context, with [`MDSCR_MASK`].
+    /// Read or write of `MDSCR_EL1` in the vCPU's context, with
+    /// [`MDSCR_MASK`](crate::debug::MDSCR_MASK).
     Mdscr,
+    /// Another debug register in the vCPU's context.
+    Debug(debug::Register),
     /// Undefined instruction exception at EL1.
     Undef,
     /// For the host's device models.
@@ -169,8 +168,8 @@ pub enum SysregAction {
 impl GuestView {
     /// Decides a trapped MRS (`read`), MSR or system instruction.
     #[must_use]
-    pub const fn trap(&self, enc: Enc, read: bool) -> SysregAction {
-        use SysregAction::{Id, Mdscr, RazWi, ToHost, Undef, Value};
+    pub fn trap(&self, enc: Enc, read: bool) -> SysregAction {
+        use SysregAction::{Debug, Id, Mdscr, RazWi, ToHost, Undef, Value};
         if enc.is_feature_id() {
             return if read { Id } else { Undef };
         }
@@ -178,8 +177,8 @@ impl GuestView {
             REVIDR_EL1 | AIDR_EL1 => reads(read, Id),
             ACTLR_EL1 => RazWi,
             // A GICv3's SGIs and deactivation are the distributor model's. Write-only.
-            ICC_SGI0R_EL1 | ICC_SGI1R_EL1 | ICC_ASGI1R_EL1 | ICC_DIR_EL1 => {
-                if self.gic_v3 && !read { ToHost } else { Undef }
+            ICC_SGI0R_EL1 | ICC_SGI1R_EL1 | ICC_ASGI1R_EL1 | ICC_DIR_EL1 if self.gic_v3 => {
+                writes(read, ToHost)
             }
             // SRE, DFB, DIB: the register interface is on and there is no other.
             ICC_SRE_EL1 if self.gic_v3 => {
@@ -194,34 +193,37 @@ impl GuestView {
             // EL2 need not trap these, as HCR_EL2.SWIO makes invalidation clean as well. Where it
             // does they do nothing: set/way maintenance has no meaning for a vCPU that moves between
             // CPUs (DDI0487 D7.5.9.8), and memory is cleaned to PoC when it is mapped.
-            DC_ISW | DC_CSW | DC_CISW => {
-                if read {
-                    Undef
-                } else {
-                    RazWi
-                }
-            }
+            DC_ISW | DC_CSW | DC_CISW => writes(read, RazWi),
             MDSCR_EL1 => Mdscr,
-            MDCCINT_EL1 | OSDTRRX_EL1 | OSDTRTX_EL1 | OSECCR_EL1 | OSDLR_EL1 | DBGPRCR_EL1
-            | DBGCLAIMSET_EL1 | DBGCLAIMCLR_EL1 | DBGDTR_EL0 | DBGDTRRX_EL0 => RazWi,
-            OSLAR_EL1 => {
-                if read {
-                    Undef
-                } else {
-                    RazWi
-                }
-            }
-            // OSLM = 0b10: there is an OS lock. OSLK = 0: open.
-            OSLSR_EL1 => reads(read, Value(1 << 3)),
+            // No debugger is at the other end of these.
+            MDCCINT_EL1 | OSDTRRX_EL1 | OSDTRTX_EL1 | OSECCR_EL1 | DBGPRCR_EL1 | DBGDTR_EL0
+            | DBGDTRRX_EL0 => RazWi,
             MDRAR_EL1 | DBGAUTHSTATUS_EL1 | MDCCSR_EL0 => reads(read, Value(0)),
-            other => {
-                if is_breakpoint(other) {
-                    RazWi
-                } else {
-                    Undef
-                }
-            }
+            OSLAR_EL1 => writes(read, Debug(debug::Register::OsLockAccess)),
+            OSLSR_EL1 => reads(read, Debug(debug::Register::OsLockStatus)),
+            // Without FEAT_DoubleLock the register stays, and does nothing.
+            OSDLR_EL1 if self.double_lock => Debug(debug::Register::OsDoubleLock),
+            OSDLR_EL1 => RazWi,
+            DBGCLAIMSET_EL1 => Debug(debug::Register::ClaimSet),
+            DBGCLAIMCLR_EL1 => Debug(debug::Register::ClaimClear),
+            other => self.point(other).map_or(Undef, Debug),
         }
+    }
+
+    /// `DBGBVR<n>`, `DBGBCR<n>`, `DBGWVR<n>`, `DBGWCR<n>` of those that are there.
+    fn point(&self, enc: Enc) -> Option<debug::Register> {
+        use debug::Register::{
+            BreakpointControl, BreakpointValue, WatchpointControl, WatchpointValue,
+        };
+        let (2, 0, 0, n, op2) = enc.parts() else { return None };
+        let (register, count) = match op2 {
+            4 => (BreakpointValue(n), self.breakpoints),
+            5 => (BreakpointControl(n), self.breakpoints),
+            6 => (WatchpointValue(n), self.watchpoints),
+            7 => (WatchpointControl(n), self.watchpoints),
+            _ => return None,
+        };
+        (n < count).then_some(register)
     }
 }
 
@@ -230,18 +232,25 @@ const fn reads(read: bool, action: SysregAction) -> SysregAction {
     if read { action } else { SysregAction::Undef }
 }
 
-/// `DBGBVR<n>`, `DBGBCR<n>`, `DBGWVR<n>`, `DBGWCR<n>` (op2 = 4..7) of those that are there.
-const fn is_breakpoint(enc: Enc) -> bool {
-    let (op0, op1, crn, crm, op2) = enc.parts();
-    op0 == 2 && op1 == 0 && crn == 0 && op2 >= 4 && crm < BREAKPOINTS
+/// For a write-only register.
+const fn writes(read: bool, action: SysregAction) -> SysregAction {
+    reads(!read, action)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::SysregAction::{Id, Mdscr, RazWi, ToHost, Undef, Value};
+    use super::SysregAction::{Debug, Id, Mdscr, RazWi, ToHost, Undef, Value};
+    use super::debug::Register;
     use super::*;
 
-    const V3: GuestView = GuestView { ipa_bits: 40, gic_v3: true, aarch32_el0: true };
+    const V3: GuestView = GuestView {
+        ipa_bits: 40,
+        gic_v3: true,
+        aarch32_el0: true,
+        breakpoints: 6,
+        watchpoints: 4,
+        double_lock: true,
+    };
     const V2: GuestView = GuestView { gic_v3: false, ..V3 };
 
     fn all() -> impl Iterator<Item = Enc> {
@@ -300,11 +309,15 @@ mod tests {
         list.extend(read(REVIDR_EL1, Id));
         list.extend(read(AIDR_EL1, Id));
         list.extend(both(MDSCR_EL1, Mdscr));
-        list.extend(read(OSLSR_EL1, Value(8)));
+        list.extend(read(OSLSR_EL1, Debug(Register::OsLockStatus)));
+        list.push((OSLAR_EL1, false, Debug(Register::OsLockAccess)));
+        list.extend(both(OSDLR_EL1, Debug(Register::OsDoubleLock)));
+        list.extend(both(DBGCLAIMSET_EL1, Debug(Register::ClaimSet)));
+        list.extend(both(DBGCLAIMCLR_EL1, Debug(Register::ClaimClear)));
         for enc in [MDRAR_EL1, DBGAUTHSTATUS_EL1, MDCCSR_EL0] {
             list.extend(read(enc, Value(0)));
         }
-        for enc in [OSLAR_EL1, DC_ISW, DC_CSW, DC_CISW] {
+        for enc in [DC_ISW, DC_CSW, DC_CISW] {
             list.push((enc, false, RazWi));
         }
         let debug = [
@@ -312,18 +325,20 @@ mod tests {
             OSDTRRX_EL1,
             OSDTRTX_EL1,
             OSECCR_EL1,
-            OSDLR_EL1,
             DBGPRCR_EL1,
-            DBGCLAIMSET_EL1,
-            DBGCLAIMCLR_EL1,
             DBGDTR_EL0,
             DBGDTRRX_EL0,
         ];
         for enc in debug.into_iter().chain([ACTLR_EL1]) {
             list.extend(both(enc, RazWi));
         }
-        for (n, op2) in (0..2).flat_map(|n| (4..8).map(move |op2| (n, op2))) {
-            list.extend(both(Enc::new(2, 0, 0, n, op2), RazWi));
+        for n in 0..6 {
+            list.extend(both(Enc::new(2, 0, 0, n, 4), Debug(Register::BreakpointValue(n))));
+            list.extend(both(Enc::new(2, 0, 0, n, 5), Debug(Register::BreakpointControl(n))));
+        }
+        for n in 0..4 {
+            list.extend(both(Enc::new(2, 0, 0, n, 6), Debug(Register::WatchpointValue(n))));
+            list.extend(both(Enc::new(2, 0, 0, n, 7), Debug(Register::WatchpointControl(n))));
         }
         list
     }
@@ -346,6 +361,14 @@ mod tests {
             let (_, _, crn, crm, _) = enc.parts();
             let gic = (crn, crm) == (12, 11) || (crn, crm) == (12, 12);
             assert_eq!(V2.trap(enc, read), if gic { Undef } else { action }, "{enc:?}");
+        }
+    }
+
+    #[test]
+    fn a_cpu_without_the_double_lock_ignores_it() {
+        let without = GuestView { double_lock: false, ..V3 };
+        for read in [true, false] {
+            assert_eq!(without.trap(OSDLR_EL1, read), RazWi);
         }
     }
 

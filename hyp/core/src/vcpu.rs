@@ -6,6 +6,7 @@
 
 use hyp_abi::{Pfn, lr, run};
 
+use crate::debug::Debug;
 use crate::esr::{Esr, SysregAccess};
 use crate::inject::pstate;
 use crate::pool::FreeList;
@@ -120,11 +121,29 @@ pub struct Context {
     pub vgic: VgicState,
     /// What to trap in this run beyond the base set: bits of [`traps`].
     pub traps: u64,
-    /// Floating point and SIMD.
+    /// Breakpoints, watchpoints and locks.
+    pub debug: Debug,
+    /// Floating point and SIMD, where the CPU does not have them.
     pub fp: Fp,
+    /// `fp` was reset: if the CPU has this vCPU's registers, they are void.
+    pub fp_reset: bool,
 }
 
 impl Context {
+    /// As after a reset (DDI0487 D1.8.1, arm64 boot protocol), of no vCPU in particular: EL1h, everything masked,
+    /// MMU and caches off, timer off, FP registers zero, nothing pending or active.
+    #[must_use]
+    pub fn reset() -> Self {
+        /// RES1 bits of SCTLR_EL1 in Armv8.0: LSMAOE, nTLSMD, SPAN, EIS, TSCXT, EOS.
+        const SCTLR_RES1: u64 = 0x30d0_0800;
+        Self {
+            pstate: pstate::EL1H | pstate::DAIF,
+            sys: Sysregs { sctlr_el1: SCTLR_RES1, ..Sysregs::default() },
+            debug: Debug::reset(),
+            ..Self::default()
+        }
+    }
+
     /// Register `n` as an instruction names it: 31 is the zero register.
     #[must_use]
     pub fn gpr(&self, n: u8) -> u64 {
@@ -181,17 +200,12 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// vCPU number `idx`, which is below 256, as after a reset (DDI0487 D1.8.1, arm64 boot protocol): EL1h, everything
-    /// masked, MMU and caches off.
+    /// vCPU number `idx`, which is below 256, as after a reset.
     #[must_use]
     pub fn new(idx: u64, run_page: Pfn) -> Self {
-        /// RES1 bits of SCTLR_EL1 in Armv8.0: LSMAOE, nTLSMD, SPAN, EIS, TSCXT, EOS.
-        const SCTLR_RES1: u64 = 0x30d0_0800;
         /// MPIDR_EL1 bit 31.
         const MPIDR_RES1: u64 = 1 << 31;
-        let mut ctx = Context { vmpidr: MPIDR_RES1 | idx, ..Context::default() };
-        ctx.pstate = pstate::EL1H | pstate::DAIF;
-        ctx.sys.sctlr_el1 = SCTLR_RES1;
+        let ctx = Context { vmpidr: MPIDR_RES1 | idx, ..Context::reset() };
         Self { ctx, latched: Latched::None, run_page, memcache: FreeList::new() }
     }
 }

@@ -137,6 +137,10 @@ pub struct Traps {
     pub host: Setting,
     /// While a guest runs.
     pub guest: Setting,
+    /// There is a PMU, which guests do not have.
+    pub pmu: bool,
+    /// There is FEAT_RAS, which guests do not have.
+    pub ras: bool,
 }
 
 /// HCR_EL2.TWI and TWE.
@@ -186,6 +190,8 @@ impl Traps {
                     | bit(f.trace_filter, 19),
                 hstr: 1 << 15, // AArch32 EL0: CP15 c15
             },
+            pmu: f.pmu,
+            ras: f.ras,
         }
     }
 }

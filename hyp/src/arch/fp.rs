@@ -74,7 +74,7 @@ fn save(fp: &mut Fp) {
 }
 
 /// Loads the registers. CPTR_EL2.TFP must be clear and in effect.
-fn load(fp: &Fp) {
+pub fn load(fp: &Fp) {
     // SAFETY:
     // 1. `fp` is readable and has the layout asserted above.
     // 2. Compiled code of this image holds nothing in these registers.

@@ -6,6 +6,7 @@ pub mod boot;
 pub mod bringup;
 pub mod cache;
 pub mod cpu;
+pub mod debug;
 pub mod fp;
 pub mod gic;
 pub mod idreg;

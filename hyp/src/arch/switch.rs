@@ -15,9 +15,9 @@ use core::arch::asm;
 
 use aarch64_cpu::registers::{
     AFSR0_EL1, AFSR1_EL1, AMAIR_EL1, CNTKCTL_EL1, CONTEXTIDR_EL1, CPACR_EL1, CSSELR_EL1, ELR_EL1,
-    ELR_EL2, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HPFAR_EL2, MAIR_EL1, MDSCR_EL1, PAR_EL1,
-    SCTLR_EL1, SP_EL0, SP_EL1, SPSR_EL1, SPSR_EL2, TCR_EL1, TPIDR_EL0, TPIDR_EL1, TPIDRRO_EL0,
-    TTBR0_EL1, TTBR1_EL1, VBAR_EL1, VBAR_EL2, VMPIDR_EL2, VTCR_EL2, VTTBR_EL2,
+    ELR_EL2, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HPFAR_EL2, MAIR_EL1, PAR_EL1, SCTLR_EL1, SP_EL0,
+    SP_EL1, SPSR_EL1, SPSR_EL2, TCR_EL1, TPIDR_EL0, TPIDR_EL1, TPIDRRO_EL0, TTBR0_EL1, TTBR1_EL1,
+    VBAR_EL1, VBAR_EL2, VMPIDR_EL2, VTCR_EL2, VTTBR_EL2,
 };
 use hyp_core::esr::{Esr, Syndrome, hpfar_from_par};
 use hyp_core::hyp::{ExitKind, RawExit};
@@ -27,8 +27,8 @@ use tock_registers::interfaces::{Readable, Writeable};
 
 use super::cpu::{self, Traps};
 use super::gic::Vgic;
-use super::sysreg::{dsb_nsh, isb};
-use super::{timer, tlb, vectors};
+use super::sysreg::{dsb_nsh, isb, pmuserenr_el0, set_pmuserenr_el0, set_vdisr_el2};
+use super::{debug, timer, tlb, vectors};
 
 /// The guest's exit was synchronous.
 pub const EXIT_SYNC: u64 = 0;
@@ -41,18 +41,23 @@ pub const EXIT_SERROR: u64 = 2;
 const SCTLR_EL1_OFF: u64 = 0x30d0_0800;
 const SCTLR_M: u64 = 1;
 const TCR_EPD: u64 = 1 << 7 | 1 << 23;
+/// PMUSERENR_EL0 that sends nobody's access to EL1 (EN, SW, CR, ER): a guest's EL0 traps to EL2
+/// then, as its EL1 does, and finds the registers undefined and not merely forbidden.
+const PMU_OPEN: u64 = 0xf;
 
 macro_rules! el1_registers {
     ($($field:ident = $register:ident,)*) => {
-        /// All of EL1's and EL0's system registers.
-        fn read_el1() -> Sysregs {
+        /// All of EL1's and EL0's system registers but MDSCR_EL1, which stays as it is in `old`:
+        /// nobody's but EL2 and the host write it (`super::debug`).
+        fn read_el1(old: &Sysregs) -> Sysregs {
             Sysregs {
+                mdscr_el1: old.mdscr_el1,
                 sctlr_el1: SCTLR_EL1.get(),
                 tcr_el1: TCR_EL1.get(),
                 $($field: $register.get(),)*
             }
         }
-        /// All but SCTLR_EL1 and TCR_EL1, which [`thaw`] writes.
+        /// All but SCTLR_EL1 and TCR_EL1, which [`thaw`] writes, and MDSCR_EL1.
         fn write_el1(sys: &Sysregs) {
             $($register.set(sys.$field);)*
         }
@@ -77,7 +82,6 @@ el1_registers! {
     sp_el1 = SP_EL1,
     elr_el1 = ELR_EL1,
     spsr_el1 = SPSR_EL1,
-    mdscr_el1 = MDSCR_EL1,
     tpidr_el0 = TPIDR_EL0,
     tpidrro_el0 = TPIDRRO_EL0,
     csselr_el1 = CSSELR_EL1,
@@ -136,11 +140,20 @@ pub struct Away {
     sys: Sysregs,
     sp_el0: u64,
     vttbr: u64,
+    /// PMUSERENR_EL0, if there is a PMU.
+    pmuserenr: Option<u64>,
+    debug: debug::Away,
 }
 
 /// Notes the host's registers. They are still there, and in use.
-pub fn leave_host() -> Away {
-    Away { sys: read_el1(), sp_el0: SP_EL0.get(), vttbr: VTTBR_EL2.get() }
+pub fn leave_host(traps: &Traps) -> Away {
+    Away {
+        sys: read_el1(&Sysregs::default()),
+        sp_el0: SP_EL0.get(),
+        vttbr: VTTBR_EL2.get(),
+        pmuserenr: traps.pmu.then(pmuserenr_el0),
+        debug: debug::Away::note(),
+    }
 }
 
 /// Gives the CPU back to the host. `fp`: the FP registers are the host's.
@@ -152,14 +165,25 @@ pub fn back_to_host(away: &Away, traps: &Traps, fp: bool) {
     VBAR_EL2.set(vectors::host());
     cpu::identity_of_host();
     write_el1(&away.sys);
+    away.debug.restore();
+    if let Some(pmuserenr) = away.pmuserenr {
+        set_pmuserenr_el0(pmuserenr);
+    }
     SP_EL0.set(away.sp_el0);
     thaw(away.sys.sctlr_el1, away.sys.tcr_el1);
     isb();
 }
 
 /// Runs the guest until something happens, and leaves all its registers but FP in `ctx`. Its stage
-/// 2 and traps stay in force. `fp`: the FP registers are this guest's.
-pub fn run(ctx: &mut Context, regime: Regime, traps: &Traps, vgic: &Vgic, fp: bool) -> RawExit {
+/// 2 and traps stay in force. `fp`: the FP registers are this guest's; `away` is the host's.
+pub fn run(
+    ctx: &mut Context,
+    regime: Regime,
+    traps: &Traps,
+    vgic: &Vgic,
+    fp: bool,
+    away: &mut Away,
+) -> RawExit {
     unsafe extern "C" {
         fn hyp_guest_enter(ctx: *mut Context) -> u64;
     }
@@ -168,6 +192,13 @@ pub fn run(ctx: &mut Context, regime: Regime, traps: &Traps, vgic: &Vgic, fp: bo
     freeze(ctx.sys.tcr_el1);
     VTTBR_EL2.set(vttbr(regime));
     write_el1(&ctx.sys);
+    away.debug.load_guest(ctx.sys.mdscr_el1, &ctx.debug);
+    if traps.pmu {
+        set_pmuserenr_el0(PMU_OPEN);
+    }
+    if traps.ras {
+        set_vdisr_el2(0);
+    }
     SP_EL0.set(ctx.sp_el0);
     VMPIDR_EL2.set(ctx.vmpidr);
     traps.guest.apply(fp, wfx);
@@ -189,7 +220,7 @@ pub fn run(ctx: &mut Context, regime: Regime, traps: &Traps, vgic: &Vgic, fp: bo
     ctx.pc = ELR_EL2.get();
     ctx.pstate = SPSR_EL2.get();
     ctx.sp_el0 = SP_EL0.get();
-    ctx.sys = read_el1();
+    ctx.sys = read_el1(&ctx.sys);
     let hpfar = faulting_page(esr, far);
     timer::to_host(&mut ctx.timer);
     vgic.save(&mut ctx.vgic);

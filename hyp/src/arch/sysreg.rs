@@ -46,11 +46,21 @@ readable! {
     dczid_el0 = "dczid_el0";
     /// ICH_ELRSR_EL2: which list registers are empty.
     ich_elrsr_el2 = "s3_4_c12_c11_5";
+    /// OSLSR_EL1: the OS lock's state.
+    oslsr_el1 = "oslsr_el1";
+    /// PMUSERENR_EL0: what EL0 may do to the PMU.
+    pmuserenr_el0 = "pmuserenr_el0";
     /// PMCR_EL0: number of event counters in bits 15:11.
     pmcr_el0 = "pmcr_el0";
 }
 
 writable! {
+    /// OSLAR_EL1: the OS lock.
+    set_oslar_el1 = "oslar_el1";
+    /// PMUSERENR_EL0: what EL0 may do to the PMU.
+    set_pmuserenr_el0 = "pmuserenr_el0";
+    /// VDISR_EL2: what DISR_EL1 is while HCR_EL2.AMO is set (FEAT_RAS).
+    set_vdisr_el2 = "s3_4_c12_c1_1";
     /// HSTR_EL2: traps of AArch32 CP15 accesses.
     set_hstr_el2 = "hstr_el2";
     /// VPIDR_EL2: what MIDR_EL1 reads at EL1.

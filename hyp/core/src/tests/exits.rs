@@ -1,6 +1,7 @@
 //! Exits: what EL2 answers itself, and what the host is told.
 
 use super::*;
+use crate::debug::Debug;
 use crate::hyp::{ExitKind, GuestNext, RawExit};
 use crate::sysreg::Enc;
 use crate::vcpu::Context;
@@ -344,7 +345,7 @@ fn registers_for_the_hosts_models_leave_with_their_value() {
 #[test]
 fn registers_that_read_as_something_fixed_need_no_host() {
     let (mut w, _) = running();
-    for (enc, expect) in [(sysreg::OSLSR_EL1, 1 << 3), (sysreg::ACTLR_EL1, 0)] {
+    for (enc, expect) in [(sysreg::MDRAR_EL1, 0), (sysreg::ACTLR_EL1, 0)] {
         at_pc(&mut w);
         assert_eq!(exit(&mut w, sync(mrs(enc, 7, true))), GuestNext::Resume);
         assert_eq!((ctx(&mut w).gpr[7], ctx(&mut w).pc), (expect, PC + 4), "{enc:?}");
@@ -360,10 +361,38 @@ fn the_guests_own_debug_control_is_kept_within_its_mask() {
     let (mut w, _) = running();
     ctx(&mut w).gpr[7] = u64::MAX;
     assert_eq!(exit(&mut w, sync(mrs(sysreg::MDSCR_EL1, 7, false))), GuestNext::Resume);
-    assert_eq!(ctx(&mut w).sys.mdscr_el1, sysreg::MDSCR_MASK);
+    assert_eq!(ctx(&mut w).sys.mdscr_el1, crate::debug::MDSCR_MASK);
     assert_eq!((ctx(&mut w).gpr[7], ctx(&mut w).pc), (u64::MAX, PC + 4));
     assert_eq!(exit(&mut w, sync(mrs(sysreg::MDSCR_EL1, 8, true))), GuestNext::Resume);
-    assert_eq!((ctx(&mut w).gpr[8], ctx(&mut w).pc), (sysreg::MDSCR_MASK, PC + 8));
+    assert_eq!((ctx(&mut w).gpr[8], ctx(&mut w).pc), (crate::debug::MDSCR_MASK, PC + 8));
+}
+
+#[test]
+fn debug_registers_are_the_guests_own_and_need_no_host() {
+    let mut w = World::with(POOL, |c| {
+        for (enc, value) in ID_REGISTERS.iter().zip(&mut c.id_values) {
+            if *enc == sysreg::ID_AA64DFR0_EL1 {
+                *value = 0x0f << 36 | 1 << 28 | 3 << 20 | 5 << 12 | 6;
+            }
+        }
+    });
+    w.vm();
+    let mut access = |enc, value: Option<u64>| {
+        at_pc(&mut w);
+        ctx(&mut w).debug = Debug::reset();
+        ctx(&mut w).gpr[7] = value.unwrap_or(0);
+        assert_eq!(exit(&mut w, sync(mrs(enc, 7, value.is_none()))), GuestNext::Resume, "{enc:?}");
+        let ctx = ctx(&mut w);
+        (ctx.pc == PC + 4).then_some((ctx.gpr[7], ctx.debug))
+    };
+    assert_eq!(access(sysreg::OSLSR_EL1, None), Some((0b1010, Debug::reset())));
+    assert!(access(sysreg::OSLAR_EL1, Some(0)).is_some_and(|(_, debug)| !debug.os_lock()));
+    // Six breakpoints and four watchpoints, no more; and no double lock.
+    for (n, op2, there) in [(5, 5, true), (6, 5, false), (3, 7, true), (4, 7, false)] {
+        let found = access(Enc::new(2, 0, 0, n, op2), Some(7));
+        assert_eq!(found.is_some_and(|(_, debug)| debug != Debug::reset()), there, "{n} {op2}");
+    }
+    assert_eq!(access(sysreg::OSDLR_EL1, Some(1)), Some((1, Debug::reset())));
 }
 
 #[test]

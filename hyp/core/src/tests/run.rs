@@ -211,6 +211,7 @@ fn a_whole_context_is_loaded_and_read_back() {
     assert_eq!((ctx.gpr[0], ctx.gpr[30]), (0x1000, 0x1000 + 30));
     assert_eq!((ctx.sp_el0, ctx.pc, ctx.pstate), (0x1000 + 31, 0x1000 + 32, 0x3c4));
     assert_eq!((ctx.sys.sctlr_el1, ctx.sys.csselr_el1), (0x1000 + 34, 0x1000 + 56));
+    assert_eq!(ctx.sys.mdscr_el1, 0x1035 & 0xb001, "of which a guest has these bits");
     // Another run does not take it again, and sync writes what the vCPU has.
     for n in 0..34 + SYSREGS.len() {
         ask(&w, vm, &[(run::CTX + n, 0)]);
@@ -219,10 +220,41 @@ fn a_whole_context_is_loaded_and_read_back() {
     accepted(&mut w);
     assert_eq!(*w.cpu().context().unwrap(), ctx);
     w.done(VcpuSyncState, &[]);
-    for n in (0..34 + SYSREGS.len()).filter(|n| *n != 33) {
+    let mdscr = 34 + SYSREGS.iter().position(|name| *name == "MDSCR_EL1").unwrap();
+    for n in (0..34 + SYSREGS.len()).filter(|n| *n != 33 && *n != mdscr) {
         assert_eq!(w.read(vm.run, run::CTX + n), 0x1000 + n as u64);
     }
     assert_eq!(w.read(vm.run, run::CTX_PSTATE), 0x3c4);
+}
+
+#[test]
+fn what_a_loaded_context_does_not_say_is_as_after_a_reset() {
+    let mut w = World::new();
+    let vm = w.vm();
+    let fresh = *w.cpu().context().unwrap();
+    let ctx = w.cpu().context().unwrap();
+    (ctx.timer.ctl, ctx.timer.cval) = (1, 7);
+    (ctx.fp.q[3], ctx.fp.fpcr) = ([1, 2], 3);
+    (ctx.vgic.vmcr, ctx.vgic.ap0r[0], ctx.vgic.ap1r[0]) = (4, 5, 6);
+    ctx.debug.write(crate::debug::Register::OsLockAccess, 0);
+    ctx.debug.write(crate::debug::Register::BreakpointControl(0), 7);
+    let words = [(run::ENTRY_FLAGS, entry::LOAD_CONTEXT), (run::CTX_PSTATE, 0x3c5)];
+    ask(&w, vm, &words);
+    accepted(&mut w);
+    let ctx = *w.cpu().context().unwrap();
+    assert!(ctx.fp_reset, "and the CPU must hear of it");
+    assert_eq!(ctx.vmpidr, fresh.vmpidr);
+    assert_eq!(ctx.timer, fresh.timer);
+    assert_eq!(ctx.fp, fresh.fp);
+    assert_eq!(ctx.debug, fresh.debug);
+    assert_eq!(ctx.vgic, crate::vcpu::VgicState { hcr: 1, ..fresh.vgic });
+    // Any other entry keeps all of it.
+    w.cpu().context().unwrap().timer.cval = 8;
+    w.cpu().context().unwrap().fp_reset = false;
+    ask(&w, vm, &[(run::ENTRY_FLAGS, 0)]);
+    accepted(&mut w);
+    let ctx = *w.cpu().context().unwrap();
+    assert_eq!((ctx.timer.cval, ctx.fp_reset), (8, false));
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 mod boot;
 mod calls;
+mod debug;
 mod distributor;
 mod gic2;
 mod gic3;
@@ -25,12 +26,13 @@ use crate::{gic, machine, println, report};
 pub fn run() {
     let reference = machine::get().reference;
     println!("arch: {} machine", if reference { "reference" } else { "Redan" });
-    let parts: [(&str, fn()); 12] = [
+    let parts: [(&str, fn()); 13] = [
         ("boot protocol", boot::run),
         ("PSCI and SMCCC", calls::run),
         ("ID registers", ids::run),
         ("traps", traps::run),
         ("EL0", user::run),
+        ("debug", debug::run),
         ("memory", memory::run),
         ("interrupts", interrupts::run),
         ("distributor", distributor::run),

@@ -54,7 +54,7 @@ type Code = unsafe extern "C" fn();
 unsafe extern "C" {
     fn guest_enter(target: u64, spsr: u64);
     fn guest_back();
-    fn u_svc();
+    pub(super) fn u_svc();
     fn u_daif();
     fn u_hvc();
     fn u_smc();
@@ -84,14 +84,14 @@ pub fn run() {
 }
 
 /// Runs `code` in the EL0 window with this PSTATE; answers the exception that ended it.
-fn enter(code: Code, spsr: u64) -> Option<Fault> {
+pub(super) fn enter(code: Code, spsr: u64) -> Option<Fault> {
     let code = code as usize as u64;
     mmu::allow_el0((code >> 30) as usize, true);
     enter_at(mmu::in_window(code), spsr)
 }
 
 /// The same at any address.
-fn enter_at(target: u64, spsr: u64) -> Option<Fault> {
+pub(super) fn enter_at(target: u64, spsr: u64) -> Option<Fault> {
     trap::arm_landing(guest_back as Code as usize as u64);
     // SAFETY:
     // 1. The code ends by an exception, whose landing is a `ret` to here; it changes x9 only.

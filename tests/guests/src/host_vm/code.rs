@@ -16,6 +16,7 @@ global_asm!(
     ".global guest_vm_start, guest_vm_end",
     ".global g_calls, g_smc, g_mmio, g_mmio_odd, g_wfi, g_sysreg, g_load, g_store, g_jump",
     ".global g_walk, g_writes, g_reads, g_fp, g_spin, g_timer, g_irq_on, g_undef, g_loop",
+    ".global g_debug, g_debug_here",
     "guest_vm_start:",
     "g_calls: hvc #0",
     "add x0, x0, x1",
@@ -111,6 +112,23 @@ global_asm!(
     ".endr",
     "hvc #0",
     "g_spin: b g_spin",
+    // Debug registers from x9 to x13, then a call and all of them back, with the OS lock.
+    "g_debug: msr oslar_el1, xzr",
+    "msr dbgbvr0_el1, x9",
+    "msr dbgbcr0_el1, x10",
+    "msr dbgwvr0_el1, x11",
+    "msr dbgwcr0_el1, x12",
+    "msr mdscr_el1, x13",
+    "isb",
+    "msr daifclr, #8",
+    "g_debug_here: hvc #0",
+    "mrs x9, dbgbvr0_el1",
+    "mrs x10, dbgbcr0_el1",
+    "mrs x11, dbgwvr0_el1",
+    "mrs x12, dbgwcr0_el1",
+    "mrs x13, mdscr_el1",
+    "mrs x14, oslsr_el1",
+    "hvc #0",
     // x9: ticks from now; x15: GICv2 CPU interface, or 0 for a GICv3.
     "g_timer: mrs x1, cntvct_el0",
     "add x1, x1, x9",
@@ -213,6 +231,10 @@ programs! {
     reads = g_reads;
     /// FP registers from x9, later to x9 + 512.
     fp = g_fp;
+    /// Sets the debug registers to x9..x13, calls, reads them, calls.
+    debug = g_debug;
+    /// The first of its calls.
+    debug_here = g_debug_here;
     /// Spins.
     spin = g_spin;
     /// Virtual timer in x9 ticks, then spins with interrupts on.

@@ -4,6 +4,7 @@
 mod aborts;
 mod code;
 mod cpu;
+mod debug;
 mod ends;
 mod hostile;
 mod interrupts;
@@ -18,10 +19,11 @@ use crate::{check_eq, gic, println};
 pub fn run() {
     gic::get().init();
     let clean = digest(&[]);
-    let parts: [(&str, fn()); 8] = [
+    let parts: [(&str, fn()); 9] = [
         ("calls and traps", traps::run),
         ("aborts", aborts::run),
         ("register state", state::run),
+        ("debug registers", debug::run),
         ("write protection and age", logging::run),
         ("interrupts", interrupts::run),
         ("hostile run page", hostile::run),
