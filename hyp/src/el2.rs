@@ -89,7 +89,7 @@ fn boot_with(map: &mut Map, tree: &Dtb<'_>, dtb: u64) -> Result<u64, BootError> 
     VGIC.call_once(|| vgic);
     let root = memory.plan.host_root.iter().next().map(TablePfn::new);
     let root = root.ok_or(BootError::AddressBits(ipa_bits))?;
-    let hyp = Hyp::new(
+    let mut hyp = Hyp::new(
         hw,
         Config {
             memmap: memory.ram,
@@ -106,6 +106,16 @@ fn boot_with(map: &mut Map, tree: &Dtb<'_>, dtb: u64) -> Result<u64, BootError> 
             id_values: ID_REGISTERS.map(idreg::read),
         },
     )?;
+    if survey::strict(tree)? {
+        if interrupts.gich.is_none() {
+            return Err(BootError::StrictGic);
+        }
+        hyp.restrict_devices(survey::harmless_devices(tree)?);
+    } else if let masters @ 1.. = survey::masters(tree)? {
+        log::info!(
+            "no IOMMU: the host has {masters} ways to all memory; redan.dma=strict takes them"
+        );
+    }
     HYP.call_once(|| hyp);
     let (start, end) = bringup::bytes_of(memory.plan.carve_out);
     log::info!("EL2 keeps its image and {start:#x}..{end:#x}");
@@ -127,6 +137,10 @@ pub enum BootError {
     Tree(DtbError),
     /// Other CPUs wait at EL2 for an address in memory that the host could write.
     SpinTable,
+    /// The command line says something about DMA that is not understood.
+    Dma,
+    /// Strict about DMA, with an interrupt controller that writes to memory.
+    StrictGic,
     /// Memory.
     Plan(PlanError),
     /// EL2's own tables.
@@ -154,6 +168,11 @@ impl fmt::Display for BootError {
             Self::SpinTable => write!(
                 f,
                 "other CPUs wait at EL2 in a spin table, where a host could start them: not supported yet"
+            ),
+            Self::Dma => write!(f, "redan.dma= on the command line can only be `strict`"),
+            Self::StrictGic => write!(
+                f,
+                "redan.dma=strict needs a GICv2: a GICv3 keeps tables in memory where the host says"
             ),
             Self::Plan(e) => write!(f, "{e}"),
             Self::Map(e) => write!(f, "EL2's page tables: {e:?}"),

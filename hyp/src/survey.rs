@@ -4,10 +4,12 @@
 
 use hyp_abi::PAGE_SIZE;
 use hyp_core::Gic;
+use hyp_core::devices::{Devices, TooMany};
 use hyp_core::memmap::{MemMap, PageRange};
 use hyp_core::plan::{Occupied, Plan, memory_map, plan};
+use hyp_dtb::dma::{Device, Role};
 use hyp_dtb::system::{MAX_RAM, MAX_RESERVED};
-use hyp_dtb::{Dtb, Region};
+use hyp_dtb::{Dtb, DtbError, Region};
 use hyp_s2::geometry::Geometry;
 
 use crate::arch::boot;
@@ -97,6 +99,48 @@ impl Interrupts {
     pub fn private(&self) -> &[PageRange] {
         self.private.as_ref().map_or(&[], |pages| pages.as_slice())
     }
+}
+
+/// A word of the command line.
+const DMA: &str = "redan.dma=";
+
+/// Whether the command line asks to withhold devices that move data by themselves.
+pub fn strict(tree: &Dtb<'_>) -> Result<bool, BootError> {
+    let words = tree.chosen()?.bootargs.unwrap_or_default().split_ascii_whitespace();
+    let mut strict = false;
+    for value in words.filter_map(|word| word.strip_prefix(DMA)) {
+        // A word too much or misspelt must not leave open what somebody wanted shut.
+        strict = match value {
+            "strict" => true,
+            _ => return Err(BootError::Dma),
+        };
+    }
+    Ok(strict)
+}
+
+/// The devices that the host may have in a strict machine. Says which it may not.
+pub fn harmless_devices(tree: &Dtb<'_>) -> Result<Devices, BootError> {
+    let mut devices = Devices::only();
+    tree.each_device(|Device { name, registers, role }| {
+        let full = |TooMany| DtbError::TooMany("devices");
+        let pages = touched(registers.base, registers.size).map_err(|_| DtbError::Bad("reg"))?;
+        if role == Role::Harmless {
+            return devices.allow(pages).map_err(full);
+        }
+        log::info!("withheld from the host: {name} at {:#x}", registers.base);
+        devices.deny(pages).map_err(full)
+    })?;
+    Ok(devices)
+}
+
+/// How many ranges of registers belong to devices that move data by themselves.
+pub fn masters(tree: &Dtb<'_>) -> Result<usize, BootError> {
+    let mut count = 0;
+    tree.each_device(|device| {
+        count += usize::from(device.role == Role::Master);
+        Ok(())
+    })?;
+    Ok(count)
 }
 
 /// The pages of something that the tree, or a header, says is somewhere.

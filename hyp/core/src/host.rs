@@ -15,6 +15,7 @@ use hyp_s2::{Annotation, Attrs, Geometry, HostMap, Regime};
 
 use crate::bits::union;
 use crate::board::{Config, ConfigError};
+use crate::devices::Devices;
 use crate::hcall::value;
 use crate::machine::Machine;
 use crate::memmap::PageRange;
@@ -46,6 +47,8 @@ pub struct HostTables {
     pub map: HostMap,
     /// Pages for them.
     pub pool: Pool,
+    /// Which devices may be in them.
+    pub devices: Devices,
 }
 
 impl HostState {
@@ -73,7 +76,7 @@ impl HostState {
             }
         }
         let map = HostMap::new(geometry, regime, &pages).ok_or(ConfigError::Ipa)?;
-        let mut tables = HostTables { map, pool };
+        let mut tables = HostTables { map, pool, devices: Devices::default() };
         let mut devices = config.private_devices.iter().flat_map(|range| range.iter());
         if devices.any(|pfn| pages.map.contains(pfn)) {
             return Err(ConfigError::Memory);
@@ -106,7 +109,7 @@ impl HostState {
     /// `NotPermitted`: not EL2's; `Busy`: still in use there.
     pub fn release<M: Machine>(&mut self, pages: Pages<'_, M>, pfn: Pfn) -> Result<(), Refusal> {
         let owner = self.ownership.check(pages, pfn, Word::donate_host)?;
-        let HostTables { map, pool } = &mut self.tables;
+        let HostTables { map, pool, .. } = &mut self.tables;
         let shown = map.check_release(pages.machine, pfn).map_err(|_| Refusal::NotPermitted)?;
         pages.machine.zero(pfn);
         pages.machine.clean_to_poc(pfn);
@@ -185,7 +188,10 @@ impl HostTables {
     fn try_touch<M: Machine>(&mut self, pages: Pages<'_, M>, pfn: Pfn) -> Result<(), TouchRefusal> {
         let (around, attrs) = match pages.map.region_of(pfn) {
             Some(region) => (Some(region), Attrs::HOST_RAM),
-            None => (pages.map.hole_of(pfn), Attrs::HOST_MMIO),
+            None => {
+                let hole = pages.map.hole_of(pfn);
+                (hole.and_then(|hole| self.devices.around(pfn, hole)), Attrs::HOST_MMIO)
+            }
         };
         let fits = |first: Pfn, nr| {
             PageRange::of(first, nr)

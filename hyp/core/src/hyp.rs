@@ -8,6 +8,7 @@ use hyp_abi::{Claimed, Handle, Ipa, Pa, PageState, Pfn, Refusal, Ret, Vmid, lr};
 use hyp_s2::{Geometry, Regime};
 use hyp_sync::{Lock, rank};
 
+use crate::devices::Devices;
 use crate::entry::Entry;
 use crate::hcall::{Call, DONE, parse, value};
 use crate::host::HostState;
@@ -67,6 +68,11 @@ impl<M: Machine> Hyp<M> {
             host_geometry,
             machine,
         })
+    }
+
+    /// From now on the host may touch these device pages only. At boot, before it has touched any.
+    pub fn restrict_devices(&mut self, devices: Devices) {
+        self.host.get_mut().tables.devices = devices;
     }
 
     /// The machine below.

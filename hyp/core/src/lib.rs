@@ -19,6 +19,7 @@ pub mod board;
 mod boxed;
 pub mod cpu;
 pub mod debug;
+pub mod devices;
 mod entry;
 pub mod esr;
 mod exit;

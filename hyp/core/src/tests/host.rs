@@ -1,6 +1,7 @@
 //! The host's own memory: built on touch, never what is not the host's.
 
 use super::*;
+use crate::devices::Devices;
 use crate::hyp::ConfigError;
 use Hypercall::Features;
 
@@ -30,6 +31,22 @@ fn devices_can_be_written_but_not_executed() {
         let ipa = Ipa::new(n * PAGE_SIZE).unwrap();
         let fetch = w.machine().access(0, Vmid::HOST, ipa, Access::Fetch);
         assert!(matches!(fetch, Err(Fault::Permission(_))), "{n:#x}: {fetch:?}");
+    }
+}
+
+#[test]
+fn with_restricted_devices_the_host_reaches_those_and_its_ram_only() {
+    let mut w = World::new();
+    let mut devices = Devices::only();
+    devices.allow(range(0x9000, 2)).unwrap();
+    devices.allow(range(GICH, 1)).unwrap();
+    w.hyp.restrict_devices(devices);
+    for n in [0x9000, 0x9001, HOST, SMALL] {
+        assert_eq!(w.host_access(n, Access::Write), Ok(()), "{n:#x}");
+    }
+    // What is EL2's own stays so, whatever the rules.
+    for n in [0, 0x8fff, 0x9002, GICH, GICH - 1, GICV, (1 << 28) - 1, EL2] {
+        assert_eq!(w.host_access(n, Access::Read), Err(HostAbort::Inject), "{n:#x}");
     }
 }
 
