@@ -10,8 +10,8 @@ use hyp_abi::{Refusal, lr};
 use crate::bits::union;
 use crate::board::Board;
 use crate::debug::MDSCR_MASK;
-use crate::esr::{Access, Esr, Syndrome, SysregAccess};
-use crate::inject::{self, Before, Cause, Features, pstate};
+use crate::esr::{Abort, Access, Esr, Syndrome, SysregAccess};
+use crate::inject::{self, Before, Cause, Features, Status, pstate};
 use crate::machine::Frames;
 use crate::vcpu::{Context, Latched, SYSREGS, Sysregs, Vcpu, VgicState, traps};
 use crate::vgic;
@@ -114,21 +114,31 @@ fn complete_abort(esr: Esr) -> Result<Answer, Refusal> {
     match abort.access {
         Some(access) if !abort.is_write() => Ok(Answer::Load(esr, access)),
         Some(_) => Ok(Answer::Skip(esr)),
-        None if abort.cache_op => Ok(Answer::Skip(esr)),
+        // But not if its address could not even be translated.
+        None if abort.cache_op && !abort.abort.s1ptw => Ok(Answer::Skip(esr)),
         None => Err(Refusal::Invalid),
     }
 }
 
 /// What a CPU without memory at that address would have answered.
 pub(crate) fn external_abort(esr: Esr, far: u64) -> Cause {
+    let status = |abort: &Abort| {
+        if abort.s1ptw { Status::ExternalOnWalk(walk_level(esr)) } else { Status::External }
+    };
+    abort(esr, far, status)
+}
+
+/// The abort of the guest's own access at EL1.
+pub(crate) fn abort(esr: Esr, far: u64, status: impl FnOnce(&Abort) -> Status) -> Cause {
     match esr.decode() {
-        Syndrome::DataAbort(data) => {
-            let walk_level = data.abort.s1ptw.then_some(walk_level(esr));
-            Cause::DataAbort { far, write: data.wnr, walk_level }
-        }
+        Syndrome::DataAbort(data) => Cause::DataAbort {
+            far: data.abort.far_valid.then_some(far),
+            write: data.wnr,
+            cache_op: data.cache_op,
+            status: status(&data.abort),
+        },
         Syndrome::InstructionAbort(abort) => {
-            let walk_level = abort.s1ptw.then_some(walk_level(esr));
-            Cause::InstructionAbort { far, walk_level }
+            Cause::InstructionAbort { far: abort.far_valid.then_some(far), status: status(&abort) }
         }
         _ => Cause::Undefined,
     }

@@ -382,9 +382,14 @@ impl DataAbort {
 
     /// Must the page be writable? In a table walk WnR tells of the access that caused the walk, not
     /// of the walk: that only writes (access flag, dirty state) where reading was already allowed.
+    /// For cache maintenance WnR is always set, but only what lacks a right wants it.
     #[must_use]
     pub const fn is_write(&self) -> bool {
-        if self.abort.s1ptw { matches!(self.abort.fault, Fault::Permission(_)) } else { self.wnr }
+        if self.abort.s1ptw || self.cache_op {
+            matches!(self.abort.fault, Fault::Permission(_))
+        } else {
+            self.wnr
+        }
     }
 }
 

@@ -10,11 +10,11 @@ use crate::bits::{flag, union};
 use crate::board::Board;
 use crate::cpu::{CpuLocal, ExitKind, GuestNext, RawExit};
 use crate::debug::MDSCR_MASK;
-use crate::entry::{external_abort, skip, take};
+use crate::entry::{abort, external_abort, skip, take};
 use crate::esr::{Abort, DataAbort, Esr, Fault, Syndrome, SysregAccess};
 use crate::hcall::DONE;
 use crate::hyp::Hyp;
-use crate::inject::Cause;
+use crate::inject::{Cause, Status};
 use crate::machine::{Frames, Machine};
 use crate::psci::status::NOT_SUPPORTED;
 use crate::sysreg::SysregAction;
@@ -29,6 +29,8 @@ enum Next {
     Fp,
     /// The access flag of this page is wanted.
     Young(Ipa),
+    /// The VM's TLB entries contradict each other.
+    Flush,
     /// The host must see to it.
     Leave(Exit, Ret),
 }
@@ -50,6 +52,10 @@ impl<M: Machine> Hyp<M> {
                         vm.map.mkyoung(self.pages().mmu(), ipa.frame());
                     }
                 }
+                GuestNext::Resume
+            }
+            Next::Flush => {
+                self.machine.inval_vmid(loaded.regime);
                 GuestNext::Resume
             }
             Next::Leave(why, ret) => {
@@ -207,7 +213,11 @@ fn stage2(vcpu: &mut Vcpu, board: &Board, raw: RawExit, abort: &Abort, ret: Ret)
         | Fault::Permission(_)
         | Fault::AddressSize(_)
         | Fault::AccessFlag(_) => {}
+        // Two entries for one address of the VM, whoever made them: with none it goes on.
+        Fault::TlbConflict => return Next::Flush,
         // Not ours to answer: the guest sees what it would see without us.
+        Fault::Alignment => return own_abort(vcpu, board, raw, Status::Alignment),
+        Fault::UnsupportedExclusive => return own_abort(vcpu, board, raw, Status::Unsupported),
         _ => {
             take(&mut vcpu.ctx, external_abort(esr, raw.far), board.features);
             return Next::Resume;
@@ -222,6 +232,12 @@ fn stage2(vcpu: &mut Vcpu, board: &Board, raw: RawExit, abort: &Abort, ret: Ret)
     }
     vcpu.latched = Latched::Abort { esr, far: raw.far };
     Next::Leave(Exit::Abort, Ret { x2: raw.esr, x3: ipa, ..ret })
+}
+
+/// An abort that only came by EL2 because the memory's type is stage 2's.
+fn own_abort(vcpu: &mut Vcpu, board: &Board, raw: RawExit, status: Status) -> Next {
+    take(&mut vcpu.ctx, abort(Esr::new(raw.esr), raw.far, |_| status), board.features);
+    Next::Resume
 }
 
 /// The address, from the page in HPFAR_EL2 and the offset in FAR_EL2. A table walk has no offset:
@@ -247,7 +263,7 @@ fn described(vcpu: &Vcpu, data: &DataAbort) -> (u64, u64) {
     let flags = union(&[
         abort_flags(&data.abort),
         flag(data.is_write(), exit_flags::WRITE),
-        flag(data.cache_op, exit_flags::CACHE_OP),
+        flag(data.cache_op && !data.abort.s1ptw, exit_flags::CACHE_OP),
     ]);
     let Some(access) = data.access else { return (0, flags) };
     let size = u64::from(access.size_log2) << exit_flags::SIZE_SHIFT;

@@ -97,21 +97,23 @@ pub struct Before {
 pub enum Cause {
     /// The instruction is undefined (also: a register of an extension that is not there).
     Undefined,
-    /// Synchronous external abort of a data access.
+    /// Abort of a data access.
     DataAbort {
-        /// The address accessed.
-        far: u64,
+        /// The address accessed, if it is known.
+        far: Option<u64>,
         /// It was a store.
         write: bool,
-        /// On a stage-1 table walk, at this level.
-        walk_level: Option<u8>,
+        /// It was cache maintenance or an address translation.
+        cache_op: bool,
+        /// What was wrong.
+        status: Status,
     },
-    /// Synchronous external abort of an instruction fetch.
+    /// Abort of an instruction fetch.
     InstructionAbort {
-        /// The address fetched.
-        far: u64,
-        /// On a stage-1 table walk, at this level.
-        walk_level: Option<u8>,
+        /// The address fetched, if it is known.
+        far: Option<u64>,
+        /// What was wrong.
+        status: Status,
     },
     /// The host touched memory that is not its own: the stage-2 abort itself, made to look taken at
     /// EL1, with S1PTW set. No stage-1 abort at EL1 has that bit, so the host can tell.
@@ -121,6 +123,31 @@ pub enum Cause {
         /// `FAR_EL2`.
         far: u64,
     },
+}
+
+/// Why an access aborts at EL1: of the status codes, those that are not of EL1's own translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Synchronous external abort.
+    External,
+    /// The same on a stage-1 table walk, at this level.
+    ExternalOnWalk(u8),
+    /// Unaligned, and the memory allows aligned accesses only.
+    Alignment,
+    /// Exclusive or atomic, and the memory allows neither.
+    Unsupported,
+}
+
+impl Status {
+    /// DFSC or IFSC.
+    const fn code(self) -> u64 {
+        match self {
+            Self::External => 0x10,
+            Self::ExternalOnWalk(level) => 0x14 | (level & 3) as u64,
+            Self::Alignment => 0x21,
+            Self::Unsupported => 0x35,
+        }
+    }
 }
 
 /// What to write before the return to EL1.
@@ -143,6 +170,7 @@ pub struct Entry {
 const IL: u64 = 1 << 25;
 const WNR: u64 = 1 << 6;
 const S1PTW: u64 = 1 << 7;
+const CM: u64 = 1 << 8;
 const FNV: u64 = 1 << 10;
 
 /// Takes a synchronous exception to EL1.
@@ -151,12 +179,13 @@ pub const fn take(before: &Before, cause: Cause) -> Entry {
     let same = from_el1(before.pstate);
     let (class, iss, far) = match cause {
         Cause::Undefined => (ec::UNKNOWN, 0, None),
-        Cause::DataAbort { far, write, walk_level } => {
+        Cause::DataAbort { far, write, cache_op, status } => {
             let wnr = if write { WNR } else { 0 };
-            (ec::DATA_ABORT_LOWER, external(walk_level) | wnr, Some(far))
+            let cm = if cache_op { CM } else { 0 };
+            (ec::DATA_ABORT_LOWER, status.code() | fnv(far) | wnr | cm, far)
         }
-        Cause::InstructionAbort { far, walk_level } => {
-            (ec::INSTRUCTION_ABORT_LOWER, external(walk_level), Some(far))
+        Cause::InstructionAbort { far, status } => {
+            (ec::INSTRUCTION_ABORT_LOWER, status.code() | fnv(far), far)
         }
         Cause::Refused { esr, far } => {
             // ISV and the fields it guards are RES0 in ESR_EL1: keep FnV, EA, CM, WnR and FSC.
@@ -194,12 +223,9 @@ pub const fn skip(pc: u64, spsr: u64, bytes: u64) -> (u64, u64) {
     (next, spsr | ((it & 0xfc) << 8) | ((it & 3) << 25))
 }
 
-/// External abort status: 0x10, or on a walk 0x14 + level.
-const fn external(walk_level: Option<u8>) -> u64 {
-    match walk_level {
-        None => 0x10,
-        Some(level) => 0x14 | (level & 3) as u64,
-    }
+/// FAR not valid.
+const fn fnv(far: Option<u64>) -> u64 {
+    if far.is_some() { 0 } else { FNV }
 }
 
 const fn from_el1(before: u64) -> bool {
@@ -284,26 +310,38 @@ mod tests {
     }
 
     #[test]
-    fn an_external_abort_says_from_which_level_what_and_where() {
-        let far = 0x0900_0018;
-        let data = |write, walk_level| Cause::DataAbort { far, write, walk_level };
-        let fetch = |walk_level| Cause::InstructionAbort { far, walk_level };
+    fn an_abort_says_from_which_level_what_and_where() {
+        use Status::{Alignment, External, ExternalOnWalk, Unsupported};
+        let far = Some(0x0900_0018);
+        let data = |write, status| Cause::DataAbort { far, write, cache_op: false, status };
+        let maintenance = Cause::DataAbort { far, write: true, cache_op: true, status: External };
+        let fetch = |status| Cause::InstructionAbort { far, status };
         let table = [
-            (data(false, None), 0x9600_0010, 0x9200_0010),
-            (data(true, None), 0x9600_0050, 0x9200_0050),
-            (data(false, Some(0)), 0x9600_0014, 0x9200_0014),
-            (data(true, Some(3)), 0x9600_0057, 0x9200_0057),
-            (fetch(None), 0x8600_0010, 0x8200_0010),
-            (fetch(Some(1)), 0x8600_0015, 0x8200_0015),
+            (data(false, External), 0x9600_0010, 0x9200_0010),
+            (data(true, External), 0x9600_0050, 0x9200_0050),
+            (data(false, ExternalOnWalk(0)), 0x9600_0014, 0x9200_0014),
+            (data(true, ExternalOnWalk(3)), 0x9600_0057, 0x9200_0057),
+            (data(true, Alignment), 0x9600_0061, 0x9200_0061),
+            (data(true, Unsupported), 0x9600_0075, 0x9200_0075),
+            (maintenance, 0x9600_0150, 0x9200_0150),
+            (fetch(External), 0x8600_0010, 0x8200_0010),
+            (fetch(ExternalOnWalk(1)), 0x8600_0015, 0x8200_0015),
         ];
         for (cause, same, lower) in table {
             for (from, esr) in
                 [(pstate::EL1T, same), (pstate::EL1H, same), (pstate::EL0T, lower), (EL0_32, lower)]
             {
                 let entry = take(&before(from), cause);
-                assert_eq!((entry.esr, entry.far), (esr, Some(far)), "{cause:?} {from:#x}");
+                assert_eq!((entry.esr, entry.far), (esr, far), "{cause:?} {from:#x}");
             }
         }
+        // Without an address.
+        let data = Cause::DataAbort { far: None, write: false, cache_op: false, status: External };
+        let entry = take(&before(pstate::EL1H), data);
+        assert_eq!((entry.esr, entry.far), (0x9600_0410, None));
+        let fetch = Cause::InstructionAbort { far: None, status: External };
+        let entry = take(&before(pstate::EL0T), fetch);
+        assert_eq!((entry.esr, entry.far), (0x8200_0410, None));
     }
 
     #[test]

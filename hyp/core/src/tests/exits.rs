@@ -191,7 +191,10 @@ fn aborts_tell_the_host_all_it_may_know() {
         // From the zero register.
         (0x24, 0x07 | 1 << 24 | 31 << 16 | wnr | 3 << 22, exact, 0, f::DECODED | f::WRITE | 3 << 8),
         // Cache maintenance.
-        (0x24, 0x07 | cm | wnr, exact, 0, f::CACHE_OP | f::WRITE),
+        (0x24, 0x07 | cm | wnr, exact, 0, f::CACHE_OP),
+        (0x24, 0x0f | cm | wnr, exact, 0, f::CACHE_OP | f::WRITE | f::PERMISSION),
+        // An address translation, or maintenance, whose table is missing.
+        (0x24, 0x07 | cm | s1ptw | wnr, ipa, 0, f::S1PTW),
         // A table walk has no offset; its write is the hardware's.
         (0x24, 0x07 | s1ptw | wnr, ipa, 0, f::S1PTW),
         (0x24, 0x0f | s1ptw, ipa, 0, f::S1PTW | f::PERMISSION | f::WRITE),
@@ -232,18 +235,35 @@ fn an_abort_whose_address_is_lost_is_tried_again() {
 #[test]
 fn errors_of_the_memory_itself_are_the_guests_own() {
     let (mut w, _) = running();
-    // External, on a walk, parity, unaligned to a device, TLB conflict, exclusive.
-    for status in [0x10, 0x15, 0x18, 0x21, 0x30, 0x35] {
+    // External, on a walk, parity, and of stage 2: unaligned to a device, exclusive to one.
+    let rows = [(0x10, 0x10), (0x15, 0x10), (0x18, 0x10), (0x21, 0x21), (0x35, 0x35)];
+    for (status, shown) in rows {
         at_pc(&mut w);
         let esr = abort_esr(0x24, status | 1 << 6);
         assert_eq!(exit(&mut w, sync(esr)), GuestNext::Resume, "{status:#x}");
         let ctx = ctx(&mut w);
         assert_eq!((ctx.pc, ctx.sys.elr_el1, ctx.sys.far_el1), (VECTOR, PC, FAR));
-        assert_eq!(ctx.sys.esr_el1, abort_esr(0x25, 0x50), "{status:#x}");
+        assert_eq!(ctx.sys.esr_el1, abort_esr(0x25, 1 << 6 | shown), "{status:#x}");
     }
     let (mut w, _) = running();
     assert_eq!(exit(&mut w, sync(abort_esr(0x20, 0x10))), GuestNext::Resume);
     assert_eq!(ctx(&mut w).sys.esr_el1, abort_esr(0x21, 0x10));
+    // Without FAR: the guest's stays, and it is told so.
+    at_pc(&mut w);
+    assert_eq!(exit(&mut w, sync(abort_esr(0x24, 1 << 10 | 0x10))), GuestNext::Resume);
+    let sys = ctx(&mut w).sys;
+    assert_eq!((sys.esr_el1, sys.far_el1), (abort_esr(0x25, 1 << 10 | 0x10), 0));
+}
+
+#[test]
+fn contradictions_in_the_tlb_are_dropped_and_the_access_is_tried_again() {
+    let (mut w, _) = running();
+    for class in [0x20, 0x24] {
+        let (before, flushes) = (*ctx(&mut w), w.machine().invalidations().vmid);
+        assert_eq!(exit(&mut w, sync(abort_esr(class, 0x30))), GuestNext::Resume);
+        assert_eq!(*ctx(&mut w), before);
+        assert_eq!(w.machine().invalidations().vmid, flushes + 1);
+    }
 }
 
 #[test]

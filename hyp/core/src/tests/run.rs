@@ -72,6 +72,7 @@ fn an_answer_must_suit_the_trap_that_el2_remembers() {
         (abort_esr(0x24, 0x07), vec![a]),           // no syndrome
         (abort_esr(0x24, 1 << 8 | 1 << 6 | 0x07), vec![c, a]), // cache maintenance
         (abort_esr(0x24, read | 1 << 7 | 0x07), vec![a]), // table walk
+        (abort_esr(0x24, 1 << 8 | 1 << 7 | 1 << 6 | 0x07), vec![a]), // of cache maintenance
         (abort_esr(0x20, 0x07), vec![a]),           // fetch
     ];
     for (esr, good) in rows {

@@ -102,6 +102,20 @@ fn odd_forms(uart: u64) {
         try_insn!("dc civac, {}", normal).is_ok_or_abort(),
         "cache maintenance on a device answers"
     );
+    let writeback = try_insn!("ldr wzr, [{0}], #8", fr);
+    check!(writeback.is_ok_or_abort(), "a load that moves its base register answers");
+    if read!("id_aa64isar0_el1") >> 20 & 0xf >= 2 {
+        let atomic = try_insn!(".arch_extension lse\nstadd wzr, [{}]\n.arch_extension nolse", fr);
+        check!(atomic.is_ok_or_abort(), "an atomic addition answers");
+    }
+    // On the reference machine this would switch the UART off.
+    if !machine::get().reference && read!("dczid_el0") & 1 << 4 == 0 {
+        let zero = try_insn!("dc zva, {}", normal);
+        check!(
+            zero.is_err_and(|f| f.ec() == ec::DATA && f.fsc() == EXTERNAL && f.wnr()),
+            "zeroing a block of a device is an external abort (Redan)"
+        );
+    }
     check!(probe::store32(uart + 0xfe0, 0).is_ok(), "a store to a read-only register is ignored");
     write_xzr(uart);
 }
@@ -141,6 +155,11 @@ fn translation(at: u64) {
     check!(
         fault.is_some_and(|f| f.ec() == ec::DATA && (0x14..=0x17).contains(&f.fsc())),
         "a table outside memory gives an external abort on the walk"
+    );
+    let fault = try_insn!("at s1e1r, {}", hole).err();
+    check!(
+        fault.is_some_and(|f| f.ec() == ec::DATA && (0x14..=0x17).contains(&f.fsc())),
+        "also of an address translation instruction"
     );
     let _ = mmu::window(at, Attr::Normal);
 }
