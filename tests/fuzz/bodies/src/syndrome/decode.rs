@@ -1,7 +1,7 @@
 //! Syndromes, injected exceptions and trapped registers, against the architecture's tables.
 
 use hyp_core::esr::{Access, DataAbort, Esr, Fault, Syndrome};
-use hyp_core::inject::{self, Before, Cause, Features, pstate};
+use hyp_core::inject::{self, Before, Cause, Features, Status, pstate};
 use hyp_core::sysreg::{Enc, GuestView, SysregAction};
 
 use crate::Tape;
@@ -27,10 +27,17 @@ pub fn all(tape: &mut Tape<'_>) {
     if spsr & pstate::NRW == 0 {
         assert!(esr.condition_passed(spsr), "A64 has no condition");
     }
-    let walk_level = flag(4).then_some(bits & 3);
+    let status = match bits >> 4 & 3 {
+        0 => Status::External,
+        1 => Status::ExternalOnWalk(bits & 3),
+        2 => Status::Alignment,
+        _ => Status::Unsupported,
+    };
+    let known = (!flag(7)).then_some(far);
+    let (write, cache_op) = (flag(5), flag(6));
     taken(&before, Cause::Undefined, None);
-    taken(&before, Cause::DataAbort { far, write: flag(5), walk_level }, Some(far));
-    taken(&before, Cause::InstructionAbort { far, walk_level }, Some(far));
+    taken(&before, Cause::DataAbort { far: known, write, cache_op, status }, known);
+    taken(&before, Cause::InstructionAbort { far: known, status }, known);
     let (next, state) = inject::skip(pc, spsr, esr.instruction_bytes());
     let narrow = if spsr & pstate::NRW == 0 { u64::MAX } else { 0xffff_ffff };
     assert_eq!(next, pc.wrapping_add(esr.instruction_bytes()) & narrow);
@@ -94,6 +101,7 @@ fn taken(before: &Before, cause: Cause, far: Option<u64>) {
     assert!(entry.far.is_none() || entry.far == far);
     // A class of "same level" is for exceptions from EL1 itself.
     let class = entry.esr >> 26;
+    assert!(class == 0 || (entry.esr >> 10 & 1 == 1) == entry.far.is_none(), "FnV");
     assert!(class == 0 || (class & 1 == 1) == (offset < 0x400), "class {class:#x}");
     assert!([0, 0x20, 0x21, 0x24, 0x25].contains(&class));
 }

@@ -63,9 +63,9 @@ pub fn write_dist(gic: &mut Vgic, vcpu: usize, access: Access, value: u64) {
     if allowed(gic, access) {
         return gic.write_dist(vcpu, access, value);
     }
-    let before = format!("{gic:?}");
+    let before = state(gic);
     gic.write_dist(vcpu, access, value);
-    assert_eq!(format!("{gic:?}"), before, "{access:x?}");
+    assert_eq!(state(gic), before, "{access:x?}");
 }
 
 pub fn write_redist(gic: &mut Vgic, access: Access, value: u64) {
@@ -79,9 +79,16 @@ pub fn write_redist(gic: &mut Vgic, access: Access, value: u64) {
     if there && allowed {
         return gic.write_redist(access, value);
     }
-    let before = format!("{gic:?}");
+    let before = state(gic);
     gic.write_redist(access, value);
-    assert_eq!(format!("{gic:?}"), before, "{access:x?}");
+    assert_eq!(state(gic), before, "{access:x?}");
+}
+
+/// All of it, once it has looked where something may be new.
+fn state(gic: &Vgic) -> String {
+    let mut gic = gic.clone();
+    let news = gic.news();
+    format!("{news:?} {gic:?}")
 }
 
 /// Registers that show the same state show the same value, in every size; others show nothing.
