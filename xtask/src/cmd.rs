@@ -6,6 +6,7 @@ mod check;
 mod debug;
 mod fetch;
 mod flash;
+mod fuzz;
 mod image;
 mod loom;
 mod miri;
@@ -13,6 +14,7 @@ mod qemu_test;
 pub mod run;
 mod setup;
 mod sizes;
+mod soak;
 mod tidy;
 
 use std::process::ExitCode;
@@ -46,6 +48,8 @@ enum Command {
     Tidy(tidy::Args),
     Miri(miri::Args),
     Loom(loom::Args),
+    Fuzz(fuzz::Args),
+    Soak(soak::Args),
 }
 
 /// Parse the command line and do what it says.
@@ -77,5 +81,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Tidy(args) => tidy::run(&args),
         Command::Miri(args) => miri::run(&args),
         Command::Loom(args) => loom::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
+        Command::Soak(args) => soak::run(&args),
     }
 }

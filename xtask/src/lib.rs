@@ -1,10 +1,10 @@
 //! Everything behind `cargo xtask`, as a library so that tests can call the pieces.
 //!
 //! * `cmd` holds one file per subcommand; each reads like the list of what it does.
-//! * The machine at hand: [`paths`], [`toolchain`], [`qemu`], [`archive`], [`apt`], [`stock`], [`child`], [`ui`].
+//! * The machine at hand: [`paths`], [`toolchain`], [`nightly`], [`qemu`], [`archive`], [`apt`], [`stock`], [`child`], [`ui`].
 //! * What we make: [`elf`] and [`image`] (the flat `redan.img`), [`cpio`], [`initramfs`], [`bundle`];
 //!   for boards [`rpi4`], a card's files and image, and [`disk`], which writes it to a card.
-//! * How we judge a run: [`screen`], [`script`], [`keys`], [`console`], [`registry`], [`qtest`], [`hostile`], [`panics`].
+//! * How we judge a run: [`screen`], [`script`], [`keys`], [`console`], [`registry`], [`qtest`], [`hostile`], [`panics`], [`fuzzer`].
 //!
 //! Two rules hold everywhere. No child process is waited for without a limit, and every failure
 //! says what to do next or shows the last lines of the console it failed on.
@@ -19,11 +19,13 @@ pub mod console;
 pub mod cpio;
 pub mod disk;
 pub mod elf;
+pub mod fuzzer;
 pub mod hostile;
 pub mod image;
 pub mod initramfs;
 pub mod keys;
 pub mod licence;
+pub mod nightly;
 pub mod panics;
 pub mod paths;
 pub mod qemu;

@@ -114,7 +114,8 @@ impl Args {
     }
 }
 
-fn new_seed() -> u64 {
+/// A seed that nobody has chosen.
+pub(super) fn new_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     RandomState::new().build_hasher().finish() >> 32
 }

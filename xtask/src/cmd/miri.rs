@@ -1,17 +1,16 @@
 //! `miri`: the pure crates' tests under the interpreter that sees undefined behaviour.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::child::Task;
-use crate::paths;
+use crate::nightly;
 use crate::ui::say;
 
 /// The interpreter is a hundred times slower than the machine.
 const LIMIT: Duration = Duration::from_secs(3600);
-const DOWNLOAD: Duration = Duration::from_secs(900);
 /// The crates without hardware.
 const PURE: [&str; 7] =
     ["hyp-abi", "hyp-sync", "hyp-s2", "hyp-dtb", "hyp-core", "host-mirror", "host-vmm"];
@@ -28,17 +27,10 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let probe = nightly(&["cargo", "miri", "--version"]);
-    if Task::new("cargo miri", probe, Duration::from_secs(60)).stdout().is_err() {
-        say("installing miri for the nightly toolchain through rustup");
-        let mut cmd = rustup();
-        cmd.args(["toolchain", "install", "nightly", "--profile", "minimal"]);
-        cmd.args(["--component", "miri", "--component", "rust-src"]);
-        Task::new("rustup toolchain install nightly", cmd, DOWNLOAD)
-            .stdout()
-            .context("Miri needs: rustup toolchain install nightly --component miri")?;
+    if !nightly::answers(&["cargo", "miri", "--version"]) {
+        nightly::install("Miri", &["miri", "rust-src"])?;
     }
-    let mut cmd = nightly(&["cargo", "miri", "test"]);
+    let mut cmd = nightly::command(&["cargo", "miri", "test"]);
     for name in PURE {
         if args.crates.is_empty() || args.crates.iter().any(|c| c == name) {
             cmd.args(["-p", name]);
@@ -50,20 +42,4 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Task::new("cargo miri test", cmd, LIMIT).show()?;
     say("Miri found nothing");
     Ok(ExitCode::SUCCESS)
-}
-
-fn nightly(words: &[&str]) -> Command {
-    let mut cmd = rustup();
-    cmd.args(["run", "nightly"]).args(words);
-    cmd
-}
-
-/// rustup without what the cargo around us has set for its own toolchain.
-fn rustup() -> Command {
-    let mut cmd = Command::new("rustup");
-    cmd.current_dir(paths::root());
-    for name in ["RUSTUP_TOOLCHAIN", "CARGO", "RUSTC", "RUSTDOC"] {
-        cmd.env_remove(name);
-    }
-    cmd
 }
