@@ -7,7 +7,9 @@
 // an SError in the window which hyp_guest_exit opens for it.
 //
 // Constants in braces come from arch::vectors: FRAME_* are offsets in arch::vectors::Frame,
-// CTX_GPR is the offset of x0..x30 in hyp_core::vcpu::Context, EXIT_* are arch::switch::Exit codes.
+// CTX_GPR is the offset of x0..x30 in hyp_core::vcpu::Context, EXIT_* are arch::switch::Exit codes,
+// BRANCH_* firmware functions. Each table exists three times: plain, and for CPUs that need one of
+// these functions called before anything else.
 
     .macro  adr_l reg, symbol
     adrp    \reg, \symbol
@@ -98,12 +100,26 @@ hyp_serror_from_el2:
     mov     x0, #3
     b       hyp_from_el2
 
-// ---------------------------------------------------------------- from the host
+// ---------------------------------------------------------------- from lower levels
 
-    .macro  from_host handler
+// Calls the firmware's \function, which forgets what EL1 has taught the branch predictor
+// (hyp_core::speculation; 0: there is none). Before any branch; it may change x0..x3 (SMCCC 1.1),
+// of which x0 and x1 are saved already and x2 and x3 go to \at in the meantime.
+    .macro  forget function, at:vararg
+    .if     \function
+    stp     x2, x3, \at
+    mov     w0, #(\function & 0xffff)
+    movk    w0, #(\function >> 16), lsl #16
+    smc     #0
+    ldp     x2, x3, \at
+    .endif
+    .endm
+
+    .macro  from_host handler, function
     .balign 0x80
     sub     sp, sp, #{FRAME_SIZE}
     stp     x0, x1, [sp, #{FRAME_GPR}]
+    forget  \function, [sp, #{FRAME_GPR} + 16]
     adr_l   x1, \handler
     b       hyp_from_host
     .endm
@@ -194,9 +210,10 @@ hyp_guest_enter:
     ldp     x28, x29, [x29, #224]
     eret_sb
 
-    .macro  from_guest code
+    .macro  from_guest code, function
     .balign 0x80
     stp     x0, x1, [sp, #-16]!
+    forget  \function, [sp, #-16]
     mov     x0, #\code
     b       hyp_guest_exit
     .endm
@@ -242,9 +259,7 @@ hyp_guest_return:
 
 // ---------------------------------------------------------------- the tables
 
-    .balign 0x800
-    .global hyp_vector_host
-hyp_vector_host:
+    .macro  from_here
     from_el2 0                      // current EL, SP_EL0
     from_el2 1
     from_el2 2
@@ -253,40 +268,55 @@ hyp_vector_host:
     from_el2 1
     from_el2 2
     serror_from_el2
-    from_host {HOST_SYNC}           // lower EL, AArch64
-    from_host {HOST_ASYNC}
-    from_host {HOST_ASYNC}
-    from_host {HOST_ASYNC}
-    from_host {HOST_SYNC}           // lower EL, AArch32: the host's EL0
-    from_host {HOST_ASYNC}
-    from_host {HOST_ASYNC}
-    from_host {HOST_ASYNC}
+    .endm
 
+    .macro  host_table name, function
     .balign 0x800
-    .global hyp_vector_guest
-hyp_vector_guest:
-    from_el2 0
-    from_el2 1
-    from_el2 2
-    from_el2 3
-    from_el2 0
-    from_el2 1
-    from_el2 2
-    serror_from_el2
-    from_guest {EXIT_SYNC}
-    from_guest {EXIT_IRQ}
-    from_guest {EXIT_IRQ}           // FIQ: the host's business just as well
-    from_guest {EXIT_SERROR}
-    from_guest {EXIT_SYNC}
-    from_guest {EXIT_IRQ}
-    from_guest {EXIT_IRQ}
-    from_guest {EXIT_SERROR}
+    .global \name
+\name:
+    from_here
+    from_host {HOST_SYNC}, \function // lower EL, AArch64
+    from_host {HOST_ASYNC}, \function
+    from_host {HOST_ASYNC}, \function
+    from_host {HOST_ASYNC}, \function
+    from_host {HOST_SYNC}, \function // lower EL, AArch32: the host's EL0
+    from_host {HOST_ASYNC}, \function
+    from_host {HOST_ASYNC}, \function
+    from_host {HOST_ASYNC}, \function
+    .endm
+
+    .macro  guest_table name, function
+    .balign 0x800
+    .global \name
+\name:
+    from_here
+    from_guest {EXIT_SYNC}, \function
+    from_guest {EXIT_IRQ}, \function
+    from_guest {EXIT_IRQ}, \function // FIQ: the host's business just as well
+    from_guest {EXIT_SERROR}, \function
+    from_guest {EXIT_SYNC}, \function
+    from_guest {EXIT_IRQ}, \function
+    from_guest {EXIT_IRQ}, \function
+    from_guest {EXIT_SERROR}, \function
     .balign 0x80
+    .endm
+
+    host_table hyp_vector_host, 0
+    guest_table hyp_vector_guest, 0
+    host_table hyp_vector_host_targets, {BRANCH_TARGETS}
+    guest_table hyp_vector_guest_targets, {BRANCH_TARGETS}
+    host_table hyp_vector_host_history, {BRANCH_HISTORY}
+    guest_table hyp_vector_guest_history, {BRANCH_HISTORY}
+1:  b       1b                      // nobody runs out of a table
 
     .purgem adr_l
     .purgem save_x2_to_x29
     .purgem eret_sb
     .purgem from_el2
     .purgem serror_from_el2
+    .purgem forget
     .purgem from_host
     .purgem from_guest
+    .purgem from_here
+    .purgem host_table
+    .purgem guest_table

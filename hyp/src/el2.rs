@@ -116,7 +116,9 @@ fn boot_with(map: &mut Map, tree: &Dtb<'_>, dtb: u64) -> Result<u64, BootError> 
             "no IOMMU: the host has {masters} ways to all memory; redan.dma=strict takes them"
         );
     }
-    HYP.call_once(|| hyp);
+    let speculation = smc::speculation();
+    log::info!("{speculation}");
+    HYP.call_once(|| hyp.with_speculation(speculation));
     let (start, end) = bringup::bytes_of(memory.plan.carve_out);
     log::info!("EL2 keeps its image and {start:#x}..{end:#x}");
     let known = tree.cpus()?;

@@ -8,6 +8,7 @@ use hyp_s2::TablePfn;
 use crate::idreg::debug_view;
 use crate::inject::Features;
 use crate::memmap::{MemMap, PageRange};
+use crate::speculation::Speculation;
 use crate::sysreg::{self, Enc, GuestView, ID_REGISTERS};
 use crate::vgic::{LrPolicy, Version};
 
@@ -77,6 +78,8 @@ pub struct Board {
     pub view: GuestView,
     /// Which extensions matter when an exception is injected.
     pub features: Features,
+    /// What the CPUs give away by speculation, and what guests are told about it.
+    pub speculation: Speculation,
     id_values: [u64; ID_REGISTERS.len()],
 }
 
@@ -101,6 +104,7 @@ impl Board {
                 double_lock: false,
             },
             features: Features::default(),
+            speculation: Speculation::UNKNOWN,
             id_values: config.id_values,
         };
         // ID_AA64PFR0_EL1.EL0: 2 says AArch32 too.

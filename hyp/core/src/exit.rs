@@ -127,14 +127,10 @@ fn classify_sync(vcpu: &mut Vcpu, board: &Board, raw: RawExit) -> Next {
             leave(Exit::Wfx)
         }
         // The CPU has advanced pc past an HVC, and not past a trapped SMC (DDI0487 D1.3.6).
-        Syndrome::Hvc(0) => {
-            vcpu.latched = Latched::Call;
-            leave(Exit::Hvc)
-        }
+        Syndrome::Hvc(0) => call(vcpu, board, leave(Exit::Hvc)),
         Syndrome::Smc(0) => {
             skip(ctx, esr.instruction_bytes());
-            vcpu.latched = Latched::Call;
-            leave(Exit::Smc)
+            call(vcpu, board, leave(Exit::Smc))
         }
         // SMCCC 2.9: other immediates are nobody's.
         Syndrome::Hvc(_) => {
@@ -165,6 +161,20 @@ fn classify_sync(vcpu: &mut Vcpu, board: &Board, raw: RawExit) -> Next {
         | Syndrome::Other(_) => {
             take(ctx, Cause::Undefined, board.features);
             Next::Resume
+        }
+    }
+}
+
+/// A call that is the host's to answer, unless it is about the CPU.
+fn call(vcpu: &mut Vcpu, board: &Board, leave: Next) -> Next {
+    match board.speculation.answer(vcpu.ctx.gpr(0), vcpu.ctx.gpr(1)) {
+        Some(x0) => {
+            vcpu.ctx.set_gpr(0, x0);
+            Next::Resume
+        }
+        None => {
+            vcpu.latched = Latched::Call;
+            leave
         }
     }
 }

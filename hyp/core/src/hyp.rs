@@ -16,6 +16,7 @@ use crate::life::ROOT_PAGES;
 use crate::machine::Machine;
 use crate::memmap::MemMap;
 use crate::owner::{Pages, Word};
+use crate::speculation::Speculation;
 use crate::sysreg::{Enc, ID_REGISTERS};
 use crate::vm::Slot;
 
@@ -73,6 +74,13 @@ impl<M: Machine> Hyp<M> {
     /// From now on the host may touch these device pages only. At boot, before it has touched any.
     pub fn restrict_devices(&mut self, devices: Devices) {
         self.host.get_mut().tables.devices = devices;
+    }
+
+    /// The same, where the boot code knows what the CPUs give away by speculation.
+    #[must_use]
+    pub fn with_speculation(mut self, speculation: Speculation) -> Self {
+        self.board.speculation = speculation;
+        self
     }
 
     /// The machine below.

@@ -39,6 +39,7 @@ pub mod plan;
 mod pool;
 pub mod power;
 pub mod psci;
+pub mod speculation;
 pub mod sysreg;
 pub mod vcpu;
 pub mod vgic;

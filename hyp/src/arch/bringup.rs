@@ -12,7 +12,7 @@ use hyp_s2::Regime;
 use super::boot::{self, Part};
 use super::cpu::{self, Features, Traps};
 use super::gic::Vgic;
-use super::{cache, mmu, percpu, pm, switch, timer, vectors};
+use super::{cache, mmu, percpu, pm, smc, switch, timer, vectors};
 use crate::el2::BootError;
 use crate::machine::Hw;
 use crate::stage1::{Kind, Map, MapError};
@@ -154,12 +154,13 @@ pub fn power(registers: Region) {
 
 /// Prepares this CPU for the host: registers, traps, stage 2. Each CPU does it whenever it comes up.
 pub fn prepare_cpu(features: &Features, host: Regime, vtcr: u64) {
-    let traps = Traps::new(features);
+    let speculation = smc::speculation();
+    let traps = Traps::new(features, speculation.at_entry());
     cpu::init_once(features);
     timer::init();
     switch::first_regime(host, vtcr, &traps);
     // SAFETY: 1. EL1 does not run yet, so no exception has come from it.
-    unsafe { percpu::init(traps, features.at_el1) };
+    unsafe { percpu::init(traps, features.at_el1, speculation) };
 }
 
 /// Enters the host at EL1: `entry` with `x0`.

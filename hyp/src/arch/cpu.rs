@@ -3,16 +3,19 @@
 //! Two settings exist, [`Traps::host`] and [`Traps::guest`]; the world switch changes from one to
 //! the other. A feature that a CPU does not have has its bits RES0 or RES1, and they are written so.
 
-use aarch64_cpu::registers::{CPTR_EL2, HCR_EL2, MDCR_EL2, MIDR_EL1, MPIDR_EL1, VMPIDR_EL2};
+use aarch64_cpu::registers::{
+    CPTR_EL2, HCR_EL2, MDCR_EL2, MIDR_EL1, MPIDR_EL1, VBAR_EL2, VMPIDR_EL2,
+};
 use hyp_core::inject;
+use hyp_core::speculation::Identity;
 use hyp_core::sysreg as id;
 use tock_registers::interfaces::{Readable, Writeable};
 
-use super::idreg;
 use super::sysreg::{
     ctr_el0, dczid_el0, isb, pmcr_el0, set_hafgrtr_el2, set_hcrx_el2, set_hdfgrtr_el2,
     set_hdfgwtr_el2, set_hfgitr_el2, set_hfgrtr_el2, set_hfgwtr_el2, set_hstr_el2, set_vpidr_el2,
 };
+use super::{idreg, vectors};
 
 /// CPTR_EL2.TFP: floating point and SIMD trap.
 const TFP: u64 = 1 << 10;
@@ -108,10 +111,11 @@ pub struct Setting {
     cptr: u64,
     mdcr: u64,
     hstr: u64,
+    vbar: u64,
 }
 
 impl Setting {
-    /// Writes it; the caller's next `isb` makes it effective. `fp`: floating point may be used;
+    /// Writes it, vectors included; the caller's next `isb` makes it effective. `fp`: floating point may be used;
     /// `extra`: further bits of HCR_EL2.
     pub fn apply(&self, fp: bool, extra: u64) {
         HCR_EL2.set(self.hcr | extra);
@@ -121,6 +125,12 @@ impl Setting {
             set_hcrx_el2(hcrx);
         }
         set_hstr_el2(self.hstr);
+        VBAR_EL2.set(self.vbar);
+    }
+
+    /// Its VBAR_EL2.
+    pub fn vectors(&self) -> u64 {
+        self.vbar
     }
 }
 
@@ -147,8 +157,9 @@ pub struct Traps {
 pub const TRAP_WFX: u64 = 1 << 13 | 1 << 14;
 
 impl Traps {
-    /// What this CPU's features make of the policy.
-    pub fn new(f: &Features) -> Self {
+    /// What this CPU's features make of the policy. `at_entry`: the firmware call that EL2 must make
+    /// when it is entered.
+    pub fn new(f: &Features, at_entry: Option<u32>) -> Self {
         let bit = |wanted: bool, n: u32| u64::from(wanted) << n;
         // VM, SWIO, TSC, TIDCP, RW: set/way invalidation must not lose EL2's dirty lines, and
         // implementation defined registers can switch off coherency.
@@ -176,6 +187,7 @@ impl Traps {
                 // they are EL2's, so nobody may ever enable them (DDI0487, MDCR_EL2.E2PB).
                 mdcr: hpmn | bit(f.spe, 14),
                 hstr: 0,
+                vbar: vectors::host(at_entry),
             },
             guest: Setting {
                 hcr: guest,
@@ -189,6 +201,7 @@ impl Traps {
                     | bit(f.spe, 14)
                     | bit(f.trace_filter, 19),
                 hstr: 1 << 15, // AArch32 EL0: CP15 c15
+                vbar: vectors::guest(at_entry),
             },
             pmu: f.pmu,
             ras: f.ras,
@@ -199,6 +212,16 @@ impl Traps {
 /// What programs read at EL0 and rely on wherever they run next: CTR_EL0 and DCZID_EL0.
 pub fn cache_geometry() -> [u64; 2] {
     [ctr_el0(), dczid_el0()]
+}
+
+/// Who this CPU is, as far as its speculation depends on it.
+pub fn identity() -> Identity {
+    Identity {
+        midr: midr(),
+        pfr0: idreg::read(id::ID_AA64PFR0_EL1),
+        pfr1: idreg::read(id::ID_AA64PFR1_EL1),
+        mmfr1: idreg::read(id::ID_AA64MMFR1_EL1),
+    }
 }
 
 /// MIDR_EL1.

@@ -5,6 +5,7 @@ use core::cell::UnsafeCell;
 use aarch64_cpu::registers::TPIDR_EL2;
 use hyp_core::CpuLocal;
 use hyp_core::inject;
+use hyp_core::speculation::Speculation;
 use hyp_core::vcpu::Fp;
 use tock_registers::interfaces::Readable;
 
@@ -22,6 +23,8 @@ pub struct PerCpu {
     pub traps: Traps,
     /// What an exception at EL1 does to PSTATE.
     pub at_el1: inject::Features,
+    /// What EL1 is told about speculation.
+    pub speculation: Speculation,
     /// The host's FP registers, while a guest has them.
     pub host_fp: Fp,
     /// The FP registers are the loaded vCPU's.
@@ -44,13 +47,14 @@ pub fn number() -> usize {
 ///
 /// # Safety
 /// No [`with`] is going on on this CPU.
-pub unsafe fn init(traps: Traps, at_el1: inject::Features) {
+pub unsafe fn init(traps: Traps, at_el1: inject::Features, speculation: Speculation) {
     let number = number();
     let Some(slot) = SLOTS.get(number) else { return };
     // SAFETY: 1. Only this CPU uses the slot, 2. and the caller says that it does not now.
     let state = unsafe { &mut *slot.0.get() };
     let local = state.take().map_or_else(|| CpuLocal::new(number), |before| before.local);
-    *state = Some(PerCpu { local, traps, at_el1, host_fp: Fp::default(), fp_is_guests: false });
+    let host_fp = Fp::default();
+    *state = Some(PerCpu { local, traps, at_el1, speculation, host_fp, fp_is_guests: false });
 }
 
 /// Uses this CPU's state.

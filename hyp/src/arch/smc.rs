@@ -4,11 +4,12 @@
 //! own stub makes it undefined.
 
 use hyp_core::psci::{Firmware, SuspendFormat, id};
+use hyp_core::speculation::{Answers, Speculation};
 use hyp_sync::Once;
 use smccc::Smc;
 
-use super::boot;
 use super::sysreg::dsb_ish;
+use super::{boot, cpu};
 
 static FIRMWARE: Once<Firmware> = Once::new();
 
@@ -23,6 +24,20 @@ pub fn found() {
 /// The firmware.
 pub fn firmware() -> Firmware {
     FIRMWARE.get().copied().unwrap_or(Firmware::None)
+}
+
+/// What this CPU gives away by speculation, and what the firmware can do about it. Mitigations that
+/// are on or off are on afterwards.
+pub fn speculation() -> Speculation {
+    let answers = match firmware() {
+        Firmware::None => Answers::NONE,
+        Firmware::Psci { .. } => Answers::ask(|function, x1| call([function.into(), x1, 0, 0])),
+    };
+    let speculation = Speculation::of(&cpu::identity(), &answers);
+    if let Some(function) = speculation.at_start() {
+        call([function.into(), 1, 0, 0]);
+    }
+    speculation
 }
 
 /// Passes a call on; x0 of the answer. The SMC64 form for all: it says that x4..x17 may change,

@@ -28,7 +28,7 @@ use tock_registers::interfaces::{Readable, Writeable};
 use super::cpu::{self, Traps};
 use super::gic::Vgic;
 use super::sysreg::{dsb_nsh, isb, pmuserenr_el0, set_pmuserenr_el0, set_vdisr_el2};
-use super::{debug, timer, tlb, vectors};
+use super::{debug, timer, tlb};
 
 /// The guest's exit was synchronous.
 pub const EXIT_SYNC: u64 = 0;
@@ -162,7 +162,6 @@ pub fn back_to_host(away: &Away, traps: &Traps, fp: bool) {
     freeze(TCR_EL1.get());
     VTTBR_EL2.set(away.vttbr);
     traps.host.apply(fp, 0);
-    VBAR_EL2.set(vectors::host());
     cpu::identity_of_host();
     write_el1(&away.sys);
     away.debug.restore();
@@ -202,7 +201,6 @@ pub fn run(
     SP_EL0.set(ctx.sp_el0);
     VMPIDR_EL2.set(ctx.vmpidr);
     traps.guest.apply(fp, wfx);
-    VBAR_EL2.set(vectors::guest());
     vgic.load(&ctx.vgic);
     timer::to_guest(&ctx.timer);
     ELR_EL2.set(ctx.pc);
@@ -224,7 +222,7 @@ pub fn run(
     let hpfar = faulting_page(esr, far);
     timer::to_host(&mut ctx.timer);
     vgic.save(&mut ctx.vgic);
-    VBAR_EL2.set(vectors::host());
+    VBAR_EL2.set(traps.host.vectors());
     isb();
     let kind = match code {
         EXIT_SYNC => ExitKind::Sync,

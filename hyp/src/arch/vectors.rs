@@ -6,6 +6,7 @@ use core::mem::offset_of;
 use aarch64_cpu::registers::{ESR_EL2, FAR_EL2, HPFAR_EL2};
 use hyp_core::esr::Esr;
 use hyp_core::inject::pstate;
+use hyp_core::speculation::workaround;
 use hyp_core::vcpu::Context;
 use tock_registers::interfaces::Readable;
 
@@ -39,22 +40,39 @@ global_asm!(
     HOST_SYNC = sym host_sync,
     HOST_ASYNC = sym host_async,
     FROM_EL2 = sym from_el2,
+    BRANCH_TARGETS = const workaround::BRANCH_TARGETS,
+    BRANCH_HISTORY = const workaround::BRANCH_HISTORY,
 );
 
 unsafe extern "C" {
     static hyp_vector_host: u8;
     static hyp_vector_guest: u8;
+    static hyp_vector_host_targets: u8;
+    static hyp_vector_guest_targets: u8;
+    static hyp_vector_host_history: u8;
+    static hyp_vector_guest_history: u8;
     fn hyp_host_first_entry(frame: *const Frame, stack_top: u64) -> !;
 }
 
-/// VBAR_EL2 while the host runs, and in EL2.
-pub fn host() -> u64 {
-    (&raw const hyp_vector_host) as u64
+/// VBAR_EL2 while the host runs, and in EL2, on a CPU where EL2 must call this function of the
+/// firmware's when it is entered.
+pub fn host(at_entry: Option<u32>) -> u64 {
+    let table = match at_entry {
+        Some(workaround::BRANCH_TARGETS) => &raw const hyp_vector_host_targets,
+        Some(workaround::BRANCH_HISTORY) => &raw const hyp_vector_host_history,
+        _ => &raw const hyp_vector_host,
+    };
+    table as u64
 }
 
-/// VBAR_EL2 while a guest runs.
-pub fn guest() -> u64 {
-    (&raw const hyp_vector_guest) as u64
+/// VBAR_EL2 while a guest runs; as [`host`].
+pub fn guest(at_entry: Option<u32>) -> u64 {
+    let table = match at_entry {
+        Some(workaround::BRANCH_TARGETS) => &raw const hyp_vector_guest_targets,
+        Some(workaround::BRANCH_HISTORY) => &raw const hyp_vector_guest_history,
+        _ => &raw const hyp_vector_guest,
+    };
+    table as u64
 }
 
 /// Leaves for EL1h, for the first time, as the arm64 boot protocol says; the stack is abandoned.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::debug::Debug;
 use crate::hyp::{ExitKind, GuestNext, RawExit};
+use crate::speculation::{Speculation, State};
 use crate::sysreg::Enc;
 use crate::vcpu::Context;
 use Hypercall::TestClearYoung;
@@ -108,6 +109,33 @@ fn calls_with_an_immediate_are_not_supported_and_stay_in_el2() {
         assert_eq!((ctx.gpr[0], ctx.pc), (u64::MAX, PC + distance));
         assert_eq!(ctx.gpr[1], 0x1111_2222_3333_4401);
     }
+}
+
+#[test]
+fn calls_about_speculation_are_answered_without_the_host() {
+    let (mut w, _) = running();
+    let not_supported = u64::MAX;
+    for (class, distance) in [(0x16, 0), (0x17, 4)] {
+        // ARCH_FEATURES of ARCH_WORKAROUND_1, and the call itself: nobody helps this CPU.
+        for (x0, x1) in [(0x8000_0001, 0x8000_8000), (0x8000_8000, 0)] {
+            at_pc(&mut w);
+            (ctx(&mut w).gpr[0], ctx(&mut w).gpr[1]) = (x0, x1);
+            assert_eq!(exit(&mut w, sync(abort_esr(class, 0))), GuestNext::Resume);
+            let ctx = ctx(&mut w);
+            assert_eq!((ctx.gpr[0], ctx.gpr[1], ctx.pc), (not_supported, x1, PC + distance));
+        }
+        // Other features are the host's.
+        at_pc(&mut w);
+        (ctx(&mut w).gpr[0], ctx(&mut w).gpr[1]) = (0x8000_0001, 0x8000_0000);
+        assert!(matches!(exit(&mut w, sync(abort_esr(class, 0))), GuestNext::Exit(_)));
+    }
+    let World { hyp, cpus, on, next } = w;
+    let known = Speculation { branch_targets: State::Unaffected, ..Speculation::UNKNOWN };
+    let mut w = World { hyp: hyp.with_speculation(known), cpus, on, next };
+    at_pc(&mut w);
+    (ctx(&mut w).gpr[0], ctx(&mut w).gpr[1]) = (0x8000_0001, 0x8000_8000);
+    assert_eq!(exit(&mut w, sync(abort_esr(0x16, 0))), GuestNext::Resume);
+    assert_eq!(ctx(&mut w).gpr[0], 1);
 }
 
 #[test]

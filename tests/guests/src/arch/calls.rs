@@ -32,7 +32,51 @@ fn versions() {
             NOT_SUPPORTED,
             "SMCCC_ARCH_FEATURES of an unknown function is -1 (Redan)"
         );
+        workarounds();
     }
+}
+
+/// What the ID registers and SMCCC say about speculation must agree (Redan).
+fn workarounds() {
+    const NEEDED: i32 = 0;
+    const UNAFFECTED: i32 = 1;
+    const NOT_REQUIRED: i32 = -2;
+    let feature = |function: u64| status(0x8000_0001, function, 0, 0);
+    let called = |function: u64, state: i32| {
+        let mut before: Regs = core::array::from_fn(|i| 0x5eed_0000_0000 + i as u64);
+        before[..2].copy_from_slice(&[function, 1]);
+        let after = psci::call_regs(before);
+        let expected = if state == NOT_SUPPORTED { NOT_SUPPORTED } else { 0 };
+        check!(
+            after[0] as i32 == expected && after[4..] == before[4..],
+            "function {function:#x} answers as its feature says, and preserves x4 to x17 (Redan)"
+        );
+    };
+    let csv2 = read!("id_aa64pfr0_el1") >> 56 & 0xf;
+    let ssbs = read!("id_aa64pfr1_el1") >> 4 & 0xf;
+    for function in [0x8000_8000, 0x8000_3fff] {
+        let state = feature(function);
+        let known = [NEEDED, UNAFFECTED, NOT_SUPPORTED].contains(&state);
+        check!(known, "ARCH_FEATURES of {function:#x} is one of its answers (Redan)");
+        called(function, state);
+    }
+    if csv2 != 0 {
+        check_eq!(
+            feature(0x8000_8000),
+            UNAFFECTED,
+            "with CSV2 nobody needs ARCH_WORKAROUND_1 (Redan)"
+        );
+    }
+    let state = feature(0x8000_7fff);
+    if ssbs != 0 {
+        check_eq!(state, NOT_SUPPORTED, "with SSBS there is no ARCH_WORKAROUND_2 (Redan)");
+    } else {
+        check!(
+            [NOT_REQUIRED, NOT_SUPPORTED].contains(&state),
+            "ARCH_WORKAROUND_2 is always on, or not there (Redan)"
+        );
+    }
+    called(0x8000_7fff, if ssbs != 0 { status(0x8000_7fff, 1, 0, 0) } else { state });
 }
 
 fn features() {
