@@ -266,6 +266,15 @@ impl Vgic {
         holders
     }
 
+    /// These interrupts of `vcpu`'s bank `n` are news again to those they may go to.
+    fn forget(&mut self, vcpu: usize, n: usize, which: u32) {
+        for (idx, cpu) in self.cpus.iter_mut().enumerate() {
+            if n > 0 || idx == vcpu {
+                change_bank(&mut cpu.known, n, 0, which);
+            }
+        }
+    }
+
     /// Who has one of these interrupts of `vcpu`'s bank `n` in a list register.
     fn holders(&self, vcpu: usize, n: usize, wanted: u32) -> VcpuSet {
         let holds = |cpu: &Cpu| of_bank(&cpu.listed, n) & wanted != 0;

@@ -35,6 +35,8 @@ pub(super) struct Outcome {
     pub pending: bool,
     /// It is active.
     pub active: bool,
+    /// It was taken, with this priority.
+    pub taken: Option<u8>,
 }
 
 /// State of 32 interrupts, a bit each.
@@ -54,7 +56,12 @@ pub(super) struct Bank {
     pub listed: u32,
     late: Late,
     pub priority: [u8; 32],
+    /// The priority with which an active one was taken; the lowest, if software made it active.
+    taken: [u8; 32],
 }
+
+/// Lower than any priority there is.
+const NOT_TAKEN: u8 = 0xff;
 
 /// A register that holds a bit for each interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +110,7 @@ impl Bank {
             listed: 0,
             late: Late { again: 0, unpend: 0, activate: 0, deactivate: 0 },
             priority: [0; 32],
+            taken: [NOT_TAKEN; 32],
         }
     }
 
@@ -132,7 +140,7 @@ impl Bank {
     }
 
     /// Takes one interrupt back from its list register.
-    pub const fn fold(&mut self, mask: u32, outcome: Outcome) {
+    pub fn fold(&mut self, mask: u32, outcome: Outcome) {
         let Late { again, unpend, activate, deactivate } = self.late;
         // What was pending by latch when it went in, the list register tells; what was not, and is
         // now, was latched before and did not go in.
@@ -144,6 +152,9 @@ impl Bank {
         let latched = kept || again & mask != 0;
         let active = (outcome.active && deactivate & mask == 0) || activate & mask != 0;
         self.latched = if latched { self.latched | mask } else { self.latched & !mask };
+        if let Some(priority) = outcome.taken {
+            self.set_taken(mask, priority);
+        }
         self.active = if active { self.active | mask } else { self.active & !mask };
         self.late = Late {
             again: again & !mask,
@@ -165,7 +176,7 @@ impl Bank {
 
     /// Writes a register. Answers the interrupts in list registers that this concerns: what is there
     /// is wrong now.
-    pub const fn write(&mut self, register: BitRegister, value: u32) -> u32 {
+    pub fn write(&mut self, register: BitRegister, value: u32) -> u32 {
         let listed = value & self.listed;
         match register {
             BitRegister::Group => {
@@ -174,8 +185,10 @@ impl Bank {
                 return changed;
             }
             BitRegister::SetEnable => {
+                // There because it is active, and now to be pending there, too.
+                let changed = !self.enabled & listed & self.pending();
                 self.enabled |= value;
-                return 0;
+                return changed;
             }
             BitRegister::ClearEnable => {
                 let changed = self.enabled & listed;
@@ -189,6 +202,7 @@ impl Bank {
                 self.late.unpend |= listed;
             }
             BitRegister::SetActive => {
+                self.set_taken(value & !self.active, NOT_TAKEN);
                 self.active |= value & !self.listed;
                 self.late.deactivate &= !value;
                 self.late.activate |= listed;
@@ -209,7 +223,9 @@ impl Bank {
             .fold(0, |word, (mask, field)| if edge & mask != 0 { word | field } else { word })
     }
 
-    pub fn set_config(&mut self, half: u64, value: u32) {
+    /// Writes it. Answers the interrupts in list registers that are otherwise configured now.
+    pub fn set_config(&mut self, half: u64, value: u32) -> u32 {
+        let before = self.edge;
         let edge = edge_fields()
             .fold(0, |edge, (mask, field)| if value & field != 0 { edge | mask } else { edge });
         self.edge = if half & 1 == 0 {
@@ -217,6 +233,21 @@ impl Bank {
         } else {
             (self.edge & 0xffff) | (edge << 16)
         };
+        (before ^ self.edge) & self.listed
+    }
+
+    /// How urgently an active interrupt must be where its end finds it: those taken with a high
+    /// priority end first.
+    pub fn taken(&self, bit: usize) -> u8 {
+        self.taken.get(bit).copied().unwrap_or(NOT_TAKEN)
+    }
+
+    fn set_taken(&mut self, which: u32, priority: u8) {
+        for (taken, mask) in self.taken.iter_mut().zip(super::bits()) {
+            if which & mask != 0 {
+                *taken = priority;
+            }
+        }
     }
 
     pub fn priority(&self, bit: usize) -> u8 {

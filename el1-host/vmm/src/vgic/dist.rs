@@ -113,16 +113,18 @@ impl Vgic {
         }
     }
 
-    /// Disabling a group takes effect on interrupts in list registers when they are folded back.
+    /// A change takes effect on interrupts in list registers when they are folded back.
     fn write_ctlr(&mut self, value: u32) {
-        let value = value & CTLR_MASK;
-        let disables = self.ctlr & !value != 0;
-        self.ctlr = value;
+        let before = core::mem::replace(&mut self.ctlr, value & CTLR_MASK);
+        if before == self.ctlr {
+            return;
+        }
+        let disables = before & !self.ctlr != 0;
         for n in 0..super::BANKS {
             self.touched |= super::bit_of(n);
-            for vcpu in (0..self.cpus.len()).filter(|vcpu| disables && (*vcpu == 0 || n == 0)) {
+            for vcpu in 0..self.cpus.len() {
                 let holders = self.recall(vcpu, n, u32::MAX);
-                self.disabling(holders, 1);
+                self.disabling(if disables { holders } else { VcpuSet::EMPTY }, 1);
             }
         }
     }
@@ -178,6 +180,9 @@ impl Vgic {
             self.own(vcpu, n, after & !before);
             self.disown(n, before & !after);
         }
+        if register == BitRegister::Group {
+            self.forget(vcpu, n, u32::MAX);
+        }
         let holders = self.recall(vcpu, n, concerned);
         if register == BitRegister::ClearEnable {
             self.disabling(holders, n);
@@ -198,7 +203,8 @@ impl Vgic {
         if n > 0
             && let Some(bank) = self.bank_mut(vcpu, n)
         {
-            bank.set_config(half, value);
+            let concerned = bank.set_config(half, value);
+            self.recall(vcpu, n, concerned);
         }
     }
 
@@ -206,6 +212,8 @@ impl Vgic {
         if let Some(bank) = self.bank_mut(vcpu, n) {
             let concerned = bank.set_priority(bit, value);
             self.recall(vcpu, n, concerned);
+            // It may be among those that did not fit, and urgent now.
+            self.forget(vcpu, n, u32::try_from(bit).map_or(0, super::mask));
         }
     }
 

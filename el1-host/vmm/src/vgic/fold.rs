@@ -10,6 +10,10 @@ use super::{BANKS, Disabling, Version, Vgic, bank_of, change_bank, mask};
 impl Vgic {
     /// Takes back what became of the list registers of [`Vgic::fill`] in the run.
     pub fn fold(&mut self, vcpu: usize, lrs: &[u64]) {
+        if let Some(cpu) = self.cpus.get_mut(vcpu) {
+            cpu.listed = [0; BANKS];
+            cpu.disabling = Disabling::default();
+        }
         for at in 0..lr::MAX {
             let Some(slot) = self.cpus.get_mut(vcpu).and_then(|cpu| cpu.given.get_mut(at)) else {
                 return;
@@ -19,20 +23,16 @@ impl Vgic {
                 self.fold_one(vcpu, given, lrs.get(at).copied().unwrap_or(0));
             }
         }
-        if let Some(cpu) = self.cpus.get_mut(vcpu) {
-            cpu.listed = [0; BANKS];
-            cpu.disabling = Disabling::default();
-        }
     }
 
     fn fold_one(&mut self, vcpu: usize, given: Given, now: u64) {
         let intid = lr::vintid(given.word);
         let (n, mask) = (bank_of(intid), mask(intid));
-        let outcome = Outcome {
-            latched: given.latched,
-            pending: now & lr::STATE_PENDING != 0,
-            active: now & lr::STATE_ACTIVE != 0,
-        };
+        let pending = now & lr::STATE_PENDING != 0;
+        let active = now & lr::STATE_ACTIVE != 0;
+        let was_taken = active && !pending && given.word & lr::STATE_PENDING != 0;
+        let taken = was_taken.then_some(lr::priority(given.word));
+        let outcome = Outcome { latched: given.latched, pending, active, taken };
         let Some(bank) = self.bank_mut(vcpu, n) else { return };
         bank.fold(mask, outcome);
         let active = bank.active & mask != 0;

@@ -1,14 +1,14 @@
 //! List registers before a run: what goes in.
 //!
-//! Active interrupts come first, because the guest's deactivation must find them, then pending ones,
-//! both by priority. But one list register at least is for what is pending: an interrupt that
-//! pre-empts must not wait for those it pre-empts, nor any for those whose priority was dropped
-//! (EOImode 1). The active interrupt that gives way is the one of lowest priority, which ends last; by
-//! then it is back, because each of the others tells its end.
+//! Active interrupts come first, because the guest's end of one must find it, then pending ones, both by
+//! priority (of the active ones that with which they were taken). But one list register at least is
+//! for what is pending: an interrupt that pre-empts must not wait for those it pre-empts, nor any
+//! for those whose priority was dropped (EOImode 1). The active interrupt that gives way is the one
+//! that ends last. Among those pending the best of each group is always there, since the guest may
+//! take one group only.
 //!
-//! If more is pending than fits, both groups are represented, since the guest may take one of them only,
-//! and the host asks for a maintenance interrupt when nothing pending is left in the list registers
-//! (NPIE). What did not fit has no higher priority than what did, so nothing waits in vain.
+//! If anything did not fit, the host asks for a maintenance interrupt at each end, and when nothing
+//! pending is left in the list registers (NPIE). So what did not fit gets there in its turn.
 
 use hyp_abi::lr;
 use hyp_abi::run::vgic_hcr;
@@ -35,11 +35,13 @@ pub struct Filled {
     pub hcr: u64,
 }
 
-/// A candidate: sorts by priority, then INTID.
+/// A candidate: sorts by urgency, then INTID.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
-    priority: u8,
+    /// Its priority; of an active one, that with which it was taken.
+    urgency: u8,
     intid: u32,
+    priority: u8,
     group1: bool,
 }
 
@@ -94,11 +96,9 @@ impl Vgic {
         for key in chosen.first(room) {
             self.list(vcpu, key, &mut filled);
         }
-        if pending > chosen.len && chosen.len > 0 {
-            filled.hcr = vgic_hcr::NPIE;
-        }
-        if active.offered > actives || (pending > 0 && chosen.len == 0) {
+        if active.offered > actives || pending > chosen.len {
             self.ask_for_ends(vcpu, &mut filled);
+            filled.hcr = if chosen.len > 0 { vgic_hcr::NPIE } else { 0 };
         }
         filled
     }
@@ -113,12 +113,15 @@ impl Vgic {
             let Some(bank) = self.bank(vcpu, n).filter(|_| all != 0) else { continue };
             for (bit, mask) in bits().enumerate().filter(|(_, mask)| all & mask != 0) {
                 let in_group1 = bank.group & mask != 0;
+                let is_active = active & mask != 0;
+                let priority = bank.priority(bit);
                 let key = Key {
-                    priority: bank.priority(bit),
+                    urgency: if is_active { bank.taken(bit) } else { priority },
                     intid: intid_of(n, bit),
+                    priority,
                     group1: in_group1,
                 };
-                let best = if active & mask != 0 {
+                let best = if is_active {
                     &mut actives
                 } else if in_group1 {
                     &mut *group1
@@ -131,15 +134,23 @@ impl Vgic {
         (actives, groups)
     }
 
-    /// Each interrupt tells its end: that makes room.
+    /// Each interrupt tells its end: that makes room. A linked one could not, so it has no link in this
+    /// run (its physical side stays active until the end is seen). One that is active and pending
+    /// would not, for its end leaves it pending: it is active only, until then.
     fn ask_for_ends(&mut self, vcpu: usize, filled: &mut Filled) {
+        const LINK: u64 = lr::HW | (0x3ff << lr::PINTID_SHIFT);
         let Some(cpu) = self.cpus.get_mut(vcpu) else { return };
         let used = filled.lrs.iter_mut().take(filled.used);
         for (word, given) in used.zip(cpu.given.iter_mut()) {
-            if *word & lr::HW == 0 {
-                *word |= lr::EOI;
-                given.word = *word;
+            if *word & lr::HW != 0 {
+                *word &= !LINK;
             }
+            *word |= lr::EOI;
+            if *word & lr::STATE_MASK == lr::STATE_MASK {
+                *word &= !lr::STATE_PENDING;
+                given.latched = false;
+            }
+            given.word = *word;
         }
     }
 
@@ -147,7 +158,7 @@ impl Vgic {
     fn active_on(&self, vcpu: usize, n: usize) -> u32 {
         let (Some(bank), Some(cpu)) = (self.bank(vcpu, n), self.cpus.get(vcpu)) else { return 0 };
         let owned = if n == 0 { u32::MAX } else { of_bank(&cpu.owned, n) };
-        bank.active & !bank.listed & owned
+        bank.active & owned
     }
 
     /// Moves one interrupt into the next list register.
@@ -167,13 +178,14 @@ impl Vgic {
 
     fn word_of(&mut self, vcpu: usize, key: Key) -> Given {
         let intid = key.intid;
-        let linked = intid == self.hardware;
         let sgi_v2 = intid < 16 && self.version == Version::V2;
         let mask = mask(intid);
         let deliverable = self.deliverable(vcpu, bank_of(intid)) & mask != 0;
         let Some(bank) = self.bank(vcpu, bank_of(intid)) else { return Given::default() };
         let active = bank.active & mask != 0;
         let level = bank.edge & mask == 0;
+        // Set pending by software while active, its end must be told, which a link cannot.
+        let linked = intid == self.hardware && !(active && bank.latched & mask != 0);
         // Pending and active at once: never where hardware holds the pending state (IHI0069
         // ICH_LR<n>_EL2.State), nor where the line will tell after the end (the EOI bit).
         let pending = deliverable && !(active && (level || linked || sgi_v2));
@@ -189,7 +201,8 @@ impl Vgic {
         }
         if linked {
             word |= lr::HW | (u64::from(intid) << lr::PINTID_SHIFT);
-        } else if level || (active && deliverable && !pending) {
+        } else if level || (active && !pending && bank.pending() & mask != 0) {
+            // Its end must be told: the line is to be looked at, or it is pending for another vCPU.
             word |= lr::EOI;
         }
         if sgi_v2 {

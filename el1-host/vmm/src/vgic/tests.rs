@@ -1,6 +1,9 @@
 //! The distributors against their specifications, and the list registers against a model of a CPU interface.
 
+mod ideal;
 mod lists;
+mod random;
+mod smp;
 mod v2;
 mod v3;
 

@@ -168,7 +168,7 @@ fn when_active_ones_fill_all_each_tells_its_end() {
     let filled = g.fill(0);
     // One is for what is pending: it may pre-empt all of them.
     assert_eq!(listed(&filled), [(40, A), (41, A), (42, A), (44, P)]);
-    assert_eq!(filled.hcr, 0);
+    assert_eq!(filled.hcr, NPIE);
     assert!(filled.lrs[..4].iter().all(|w| w & lr::EOI != 0));
     let mut lrs = filled.lrs;
     deactivate(&mut lrs, 2);
@@ -231,14 +231,22 @@ fn a_timer_whose_interrupt_is_disabled_is_held_active_all_the_same() {
 }
 
 #[test]
-fn a_linked_interrupt_never_asks_to_be_told_of_its_end() {
+fn the_timer_has_no_link_while_its_end_must_be_told() {
     let mut g = gic(Version::V3, 1);
     set_up(&mut g, 0, &[27, 40, 41, 42, 43]);
     g.write_redist(access(0x1_0300, 4), 1 << 27);
+    assert_eq!(g.fill(0).lrs[0] & (lr::HW | lr::EOI), lr::HW);
+    // Too many: each end makes room.
     g.write_dist(0, access(0x304, 4), 0xf << 8);
     let filled = g.fill(0);
-    assert_eq!((filled.used, filled.lrs[0] & (lr::HW | lr::EOI)), (4, lr::HW));
+    assert_eq!((filled.used, filled.lrs[0]), (4, A | lr::EOI | 27));
     assert!(filled.lrs[1..4].iter().all(|w| w & lr::EOI != 0));
+    assert!(g.hardware_active(0));
+    g.fold(0, &filled.lrs);
+    g.write_dist(0, access(0x384, 4), 0xf << 8);
+    // Set pending while it is active: its end must lead to its being pending.
+    g.write_redist(access(0x1_0200, 4), 1 << 27);
+    assert_eq!(g.fill(0).lrs[0], A | lr::EOI | 27);
 }
 
 #[test]
