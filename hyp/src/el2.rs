@@ -89,12 +89,18 @@ fn boot_with(map: &mut Map, tree: &Dtb<'_>, dtb: u64) -> Result<u64, BootError> 
     VGIC.call_once(|| vgic);
     let root = memory.plan.host_root.iter().next().map(TablePfn::new);
     let root = root.ok_or(BootError::AddressBits(ipa_bits))?;
+    let firmware = memory.firmware(tree)?;
+    for (start, end) in firmware.iter().map(|range| bringup::bytes_of(*range)) {
+        log::info!("withheld from the host: {start:#x}..{end:#x}, reserved by firmware");
+    }
+    let owned = [&memory.own()[..], &firmware].concat();
+    let private = [interrupts.private(), &memory.unmapped(tree, geometry)?].concat();
     let mut hyp = Hyp::new(
         hw,
         Config {
             memmap: memory.ram,
-            el2_owned: &[memory.image, memory.plan.carve_out],
-            private_devices: interrupts.private(),
+            el2_owned: &owned,
+            private_devices: &private,
             host_root: root,
             host_ipa_bits: ipa_bits,
             guest_ipa_bits: ipa_bits,

@@ -7,6 +7,9 @@
 #![deny(unsafe_code)]
 
 #[cfg(target_os = "none")]
+extern crate alloc;
+
+#[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "registers, assembly and page tables")]
 mod arch;
 #[cfg(target_os = "none")]

@@ -2,14 +2,16 @@
 //!
 //! Knows device tree types and core types. Must not know registers or pointers.
 
-use hyp_abi::PAGE_SIZE;
+use alloc::vec::Vec;
+
+use hyp_abi::{PAGE_SIZE, Pfn};
 use hyp_core::Gic;
 use hyp_core::devices::{Devices, TooMany};
 use hyp_core::memmap::{MemMap, PageRange};
-use hyp_core::plan::{Occupied, Plan, memory_map, plan};
+use hyp_core::plan::{self, Occupied, Plan, memory_map, plan};
 use hyp_dtb::dma::{Device, Role};
 use hyp_dtb::system::{MAX_RAM, MAX_RESERVED};
-use hyp_dtb::{Dtb, DtbError, Region};
+use hyp_dtb::{Dtb, DtbError, Region, Reserved};
 use hyp_s2::geometry::Geometry;
 
 use crate::arch::boot;
@@ -24,6 +26,8 @@ pub struct Memory {
     pub image: PageRange,
     /// The carve-out.
     pub plan: Plan,
+    /// What the host put, or had put for it, where it is: payload, device tree, initrd.
+    loaded: [Option<PageRange>; 3],
 }
 
 /// All RAM, without what must not be mapped.
@@ -63,8 +67,39 @@ impl Memory {
             reserved: &reserved,
         };
         let plan = plan(&ram, &occupied, host)?;
-        Ok(Self { ram, image, plan })
+        let loaded = [Some(occupied.payload), Some(occupied.dtb), occupied.initrd];
+        Ok(Self { ram, image, plan, loaded })
     }
+
+    /// RAM that firmware lives in, as far as the tree says so by reserving it. What runs there, or
+    /// is read there, at EL3 or by a CPU that waits at EL2, must not be the host's to write.
+    pub fn firmware(&self, tree: &Dtb<'_>) -> Result<Vec<PageRange>, BootError> {
+        let others: Vec<_> = self.loaded.iter().copied().flatten().chain(self.own()).collect();
+        let reserved = reserved_pages(tree, |reserved| !reserved.no_map && !reserved.reusable)?;
+        Ok(plan::withheld(&self.ram.regions().collect::<Vec<_>>(), &reserved, &others))
+    }
+
+    /// The same where the tree says that it must not even be mapped, and so is no RAM of ours.
+    pub fn unmapped(&self, tree: &Dtb<'_>, host: Geometry) -> Result<Vec<PageRange>, BootError> {
+        let space = Pfn::new(0).and_then(|first| PageRange::of(first, host.frames()));
+        let ram: Vec<_> = self.ram.regions().collect();
+        let reserved = reserved_pages(tree, |reserved| reserved.no_map)?;
+        Ok(plan::withheld(space.as_slice(), &reserved, &ram))
+    }
+
+    /// What is EL2's own.
+    pub fn own(&self) -> [PageRange; 2] {
+        [self.image, self.plan.carve_out]
+    }
+}
+
+fn reserved_pages(
+    tree: &Dtb<'_>,
+    pick: impl Fn(&Reserved) -> bool,
+) -> Result<Vec<PageRange>, BootError> {
+    let reserved = tree.reserved()?;
+    let picked = reserved.iter().filter(|reserved| pick(reserved));
+    picked.map(|reserved| touched(reserved.region.base, reserved.region.size)).collect()
 }
 
 /// The interrupt controller, as far as EL2 is concerned.

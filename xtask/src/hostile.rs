@@ -17,11 +17,14 @@ use crate::qemu::{IMAGE_BASE, Machine, Qemu, joined};
 const RAM: u64 = 0x4000_0000;
 /// Between the tree that QEMU leaves at the start of RAM and the image.
 const STUB: u64 = 0x4018_0000;
+/// Where firmware is said to live.
+const FIRMWARE: u64 = 0x4600_0000;
 const MIB: u64 = 1 << 20;
 
 /// Where the header has the total size, and offset and size of the structure and of the strings.
 const TOTAL_SIZE: usize = 4;
 const OFF_STRUCT: usize = 8;
+const OFF_RESERVED: usize = 16;
 const OFF_STRINGS: usize = 12;
 const SIZE_STRINGS: usize = 32;
 const SIZE_STRUCT: usize = 36;
@@ -90,16 +93,11 @@ pub fn spin_table(tree: &mut Vec<u8>, _ram: u64) -> Result<()> {
     tree.splice(end..end, NAMES.iter().copied());
     let node = tree.windows(NODE.len()).position(|w| w == NODE).context("no CPU in the tree")?;
     let names = u32::try_from(size)?;
-    let mut props = Vec::new();
-    for (name, value) in [(names, &b"spin-table\0"[..]), (names + 14, &0xd8_u64.to_be_bytes())] {
-        for number in [3, u32::try_from(value.len())?, name] {
-            props.extend(number.to_be_bytes());
-        }
-        props.extend(value);
-        props.resize(props.len().next_multiple_of(4), 0);
-    }
-    let added = props.len();
-    tree.splice(node + NODE.len()..node + NODE.len(), props);
+    let mut props = Tokens::default();
+    props.property(names, b"spin-table\0");
+    props.property(names + 14, &0xd8_u64.to_be_bytes());
+    let added = props.0.len();
+    tree.splice(node + NODE.len()..node + NODE.len(), props.0);
     let sizes = [
         (TOTAL_SIZE, tree.len()),
         (OFF_STRINGS, strings + added),
@@ -110,6 +108,66 @@ pub fn spin_table(tree: &mut Vec<u8>, _ram: u64) -> Result<()> {
         tree.splice(at..at + 4, u32::try_from(value)?.to_be_bytes());
     }
     Ok(())
+}
+
+/// Let firmware live in RAM: one piece in the reservation block and one that must not be mapped,
+/// side by side.
+pub fn firmware(tree: &mut Vec<u8>, _ram: u64) -> Result<()> {
+    const NAMES: &[u8] = b"#address-cells\0#size-cells\0ranges\0reg\0no-map\0";
+    const SIZE: u64 = 0x1_0000;
+    let piece = |n: u64| [FIRMWARE + n * SIZE, SIZE].map(u64::to_be_bytes).concat();
+    let (strings, size) = (word(tree, OFF_STRINGS)?, word(tree, SIZE_STRINGS)?);
+    let (structure, length) = (word(tree, OFF_STRUCT)?, word(tree, SIZE_STRUCT)?);
+    let reserved = word(tree, OFF_RESERVED)?;
+    ensure!(reserved < structure && structure < strings, "the blocks are not where they were");
+    let names = u32::try_from(size)?;
+    let mut node = Tokens::default();
+    node.begin("reserved-memory");
+    node.property(names, &2_u32.to_be_bytes());
+    node.property(names + 15, &2_u32.to_be_bytes());
+    node.property(names + 27, &[]);
+    node.begin("firmware");
+    node.property(names + 34, &piece(1));
+    node.property(names + 38, &[]);
+    node.words(&[2, 2]);
+    // From the end to the beginning, so that offsets stay right.
+    tree.splice(strings + size..strings + size, NAMES.iter().copied());
+    let root_end = structure + length - 8;
+    tree.splice(root_end..root_end, node.0.iter().copied());
+    tree.splice(reserved..reserved, piece(0));
+    let sizes = [
+        (TOTAL_SIZE, tree.len()),
+        (OFF_STRUCT, structure + 16),
+        (OFF_STRINGS, strings + node.0.len() + 16),
+        (SIZE_STRINGS, size + NAMES.len()),
+        (SIZE_STRUCT, length + node.0.len()),
+    ];
+    for (at, value) in sizes {
+        tree.splice(at..at + 4, u32::try_from(value)?.to_be_bytes());
+    }
+    Ok(())
+}
+
+/// A piece of a structure block.
+#[derive(Default)]
+struct Tokens(Vec<u8>);
+
+impl Tokens {
+    fn words(&mut self, words: &[u32]) {
+        self.0.extend(words.iter().flat_map(|word| word.to_be_bytes()));
+    }
+
+    fn begin(&mut self, name: &str) {
+        self.words(&[1]);
+        self.0.extend(name.bytes().chain([0]));
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+    }
+
+    fn property(&mut self, name: u32, value: &[u8]) {
+        self.words(&[3, value.len() as u32, name]);
+        self.0.extend(value);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+    }
 }
 
 fn load(machine: &mut Machine, file: &Path, addr: u64) {

@@ -121,6 +121,7 @@ impl Case {
             Dtb::Truncated => hostile::boot_with(machine, qemu, hostile::truncate),
             Dtb::OddRam => hostile::boot_with(machine, qemu, hostile::odd_ram),
             Dtb::SpinTable => hostile::boot_with(machine, qemu, hostile::spin_table),
+            Dtb::Firmware => hostile::boot_with(machine, qemu, hostile::firmware),
         }
     }
 

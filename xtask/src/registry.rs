@@ -154,6 +154,8 @@ pub enum Dtb {
     OddRam,
     /// A CPU waits in a spin table.
     SpinTable,
+    /// QEMU's, with firmware in RAM: 64 KiB in the reservation block and 64 KiB of `no-map`.
+    Firmware,
 }
 
 /// One thing to wait for or to type.

@@ -8,6 +8,8 @@
 //!   with anything that is occupied.
 //! - I2: its parts lie side by side and fill it.
 
+use alloc::vec::Vec;
+
 use hyp_abi::addr::ADDR_BITS;
 use hyp_abi::{PAGE_SIZE, Pfn};
 use hyp_s2::Geometry;
@@ -214,6 +216,37 @@ impl Needs {
         let (heap, pool) = split(rest, HEAP_PAGES)?;
         Some(Plan { carve_out, host_root, meta, heap, pool })
     }
+}
+
+/// What the host must not reach of memory that firmware lives in: the parts of `reserved` inside `space`,
+/// each page once. A range that touches one of `others` is left out as a whole: boot loaders also reserve
+/// what they have loaded, and that is the host's.
+#[must_use]
+pub fn withheld(
+    space: &[PageRange],
+    reserved: &[PageRange],
+    others: &[PageRange],
+) -> Vec<PageRange> {
+    let mut chosen: Vec<PageRange> = Vec::new();
+    for range in reserved.iter().filter(|range| !others.iter().any(|o| o.overlaps(**range))) {
+        for region in space {
+            let end = range.end().min(region.end());
+            let mut at = range.start().max(region.start());
+            while at < end {
+                let over = chosen.iter().find(|c| (c.start()..c.end()).contains(&at));
+                at = match over {
+                    Some(over) => over.end(),
+                    None => {
+                        let starts = chosen.iter().map(|c| c.start()).filter(|start| *start > at);
+                        let next = starts.min().unwrap_or(end).min(end);
+                        chosen.extend(between(at, next));
+                        next
+                    }
+                };
+            }
+        }
+    }
+    chosen
 }
 
 /// How many spans of `unit` pages (a power of two) a range touches.
@@ -448,6 +481,26 @@ mod tests {
         }
         let below = Occupied { image: bytes(RAM - 4096, 2 * MIB), ..good };
         assert_eq!(plan(&ram, &below, forty()), Err(PlanError::NotRam(Item::Image)));
+    }
+
+    #[test]
+    fn firmware_s_memory_is_withheld_each_page_once() {
+        let pages = |start: u64, end| between(start, end).unwrap();
+        let ram = [pages(0, 100), pages(200, 300)];
+        let take = |reserved: &[PageRange], others: &[PageRange]| -> Vec<(u64, u64)> {
+            let parts = withheld(&ram, reserved, others);
+            parts.iter().map(|part| (part.start(), part.end())).collect()
+        };
+        assert_eq!(take(&[pages(0, 1)], &[]), [(0, 1)]);
+        // What is no RAM is not there; the rest on both sides is.
+        assert_eq!(take(&[pages(90, 210)], &[]), [(90, 100), (200, 210)]);
+        assert_eq!(take(&[pages(120, 130)], &[]), []);
+        // Ranges over each other, in whichever order.
+        assert_eq!(take(&[pages(10, 20), pages(15, 30), pages(10, 20)], &[]), [(10, 20), (20, 30)]);
+        assert_eq!(take(&[pages(15, 20), pages(10, 30)], &[]), [(15, 20), (10, 15), (20, 30)]);
+        // The initrd is often reserved, too, and is the host's.
+        assert_eq!(take(&[pages(10, 20), pages(40, 50)], &[pages(19, 25)]), [(40, 50)]);
+        assert_eq!(take(&[pages(10, 20)], &[pages(20, 25), pages(5, 10)]), [(10, 20)]);
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub struct Reserved {
     pub region: Region,
     /// It must not even be mapped: as good as no RAM.
     pub no_map: bool,
+    /// An operating system may use it as it likes until a driver wants it back.
+    pub reusable: bool,
 }
 
 /// How a CPU is started.
@@ -107,18 +109,20 @@ impl<'a> Dtb<'a> {
     /// A bad node, or more than [`MAX_RESERVED`] ranges.
     pub fn reserved(&self) -> Result<List<Reserved, MAX_RESERVED>, DtbError> {
         let mut all = List::new();
-        let mut add = |region: Region, no_map| {
+        let mut add = |region: Region, no_map, reusable| {
             let used = region.size > 0;
-            if used { all.push(Reserved { region, no_map }, "reserved ranges") } else { Ok(()) }
+            let found = Reserved { region, no_map, reusable };
+            if used { all.push(found, "reserved ranges") } else { Ok(()) }
         };
         for pair in reservations(self.bytes()) {
             let (base, size) = pair?;
             base.checked_add(size).ok_or(DtbError::Reservations)?;
-            add(Region { base, size }, false)?;
+            add(Region { base, size }, false, false)?;
         }
         self.each_at("/reserved-memory", |node| {
-            let no_map = node.bytes("no-map").is_some();
-            node.reg()?.try_for_each(|region| add(region?, no_map))
+            let says = |name| node.bytes(name).is_some();
+            let (no_map, reusable) = (says("no-map"), says("reusable"));
+            node.reg()?.try_for_each(|region| add(region?, no_map, reusable))
         })?;
         Ok(all)
     }

@@ -78,9 +78,9 @@ fn a_pi_has_two_ram_ranges_reserved_memory_and_spinning_cpus() {
     let ram = [region(0, 0x3b40_0000), region(0x4000_0000, 0xbc00_0000)];
     assert_eq!(*dtb.ram().unwrap(), ram);
     let reserved = [
-        Reserved { region: region(0, 0x1000), no_map: false },
-        Reserved { region: region(0x2000_0000, 0x2000), no_map: true },
-        Reserved { region: region(0x3000_0000, 0x1000), no_map: false },
+        Reserved { region: region(0, 0x1000), no_map: false, reusable: false },
+        Reserved { region: region(0x2000_0000, 0x2000), no_map: true, reusable: false },
+        Reserved { region: region(0x3000_0000, 0x1000), no_map: false, reusable: false },
     ];
     assert_eq!(*dtb.reserved().unwrap(), reserved);
     let cpus = [

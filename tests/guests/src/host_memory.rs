@@ -54,7 +54,7 @@ fn refused(fault: Option<Fault>, class: u64, va: u64, write: bool) -> bool {
 }
 
 /// All ways to reach a page; answers how many of them did not abort as they must.
-fn trespass(va: u64) -> u64 {
+pub(crate) fn trespass(va: u64) -> u64 {
     let mut wrong = 0;
     let loads: [fn(u64) -> Outcome; 5] =
         [probe::load8, probe::load32, probe::load64, probe::load_pair, probe::load_exclusive];

@@ -65,6 +65,10 @@ pub mod host;
 #[cfg(target_os = "none")]
 pub mod host_attack;
 #[cfg(target_os = "none")]
+pub mod host_dma;
+#[cfg(target_os = "none")]
+pub mod host_firmware;
+#[cfg(target_os = "none")]
 pub mod host_memory;
 #[cfg(target_os = "none")]
 pub mod host_refusals;
