@@ -1,8 +1,9 @@
 //! A host for tests: frames that are plain memory, a clock that stands still, a console that remembers.
+//! One [`TestHost`] a CPU; they share the machine.
 
-use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use host_mirror::Hypercalls;
 use host_mirror::fake::{FakeCpu, FakeEl2, pfn};
@@ -13,55 +14,91 @@ use crate::host::{Clock, Console, Frames, RunPage, RunPages};
 /// First frame of the host's RAM.
 const BASE: u64 = 0x4_0000;
 
-type Pages = Rc<RefCell<BTreeMap<u64, Vec<u8>>>>;
+/// A number that all CPUs see.
+#[derive(Default)]
+pub(crate) struct Number(AtomicU64);
 
-/// The host.
+impl Number {
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::SeqCst);
+    }
+}
+
+/// What the CPUs share.
+#[derive(Default)]
+pub(crate) struct Shared {
+    pages: Mutex<BTreeMap<u64, Vec<u8>>>,
+    used: Mutex<BTreeSet<u64>>,
+    /// Frames there are.
+    pub limit: Number,
+    pub now: Number,
+    out: Mutex<Vec<u8>>,
+}
+
+/// The host, on one CPU.
 pub(crate) struct TestHost<'a> {
     el2: &'a FakeEl2,
     pub cpu: FakeCpu<'a>,
-    pages: Pages,
-    used: RefCell<BTreeSet<u64>>,
-    /// Frames there are.
-    pub limit: Cell<u64>,
-    pub now: Cell<u64>,
-    pub out: RefCell<Vec<u8>>,
+    pub shared: Arc<Shared>,
 }
 
 /// A run page in such memory.
 pub(crate) struct TestPage {
-    pages: Pages,
+    shared: Arc<Shared>,
     frame: u64,
+}
+
+impl std::ops::Deref for TestHost<'_> {
+    type Target = Shared;
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
 }
 
 impl<'a> TestHost<'a> {
     pub fn new(el2: &'a FakeEl2) -> Self {
-        Self {
-            el2,
-            cpu: el2.cpu(),
-            pages: Rc::default(),
-            used: RefCell::default(),
-            limit: Cell::new(4096),
-            now: Cell::new(1000),
-            out: RefCell::default(),
-        }
+        let shared = Arc::<Shared>::default();
+        shared.limit.set(4096);
+        shared.now.set(1000);
+        Self { el2, cpu: el2.cpu(), shared }
+    }
+
+    /// Another CPU of this machine.
+    pub fn on(el2: &'a FakeEl2, shared: &Arc<Shared>) -> Self {
+        Self { el2, cpu: el2.cpu(), shared: Arc::clone(shared) }
+    }
+}
+
+impl Shared {
+    fn used(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.used.lock().unwrap()
     }
 
     /// Frames handed out and not given back.
     pub fn in_use(&self) -> usize {
-        self.used.borrow().len()
+        self.used().len()
     }
 
     /// A frame's bytes.
     pub fn bytes(&self, frame: u64) -> Vec<u8> {
-        self.pages.borrow().get(&frame).cloned().unwrap_or_else(|| vec![0xaa; 4096])
+        let pages = self.pages.lock().unwrap();
+        pages.get(&frame).cloned().unwrap_or_else(|| vec![0xaa; 4096])
     }
 
-    fn take(&self, frame: u64) -> bool {
-        let free = frame < BASE + self.limit.get() && !self.used.borrow().contains(&frame);
+    /// What was sent to the console.
+    pub fn out(&self) -> Vec<u8> {
+        self.out.lock().unwrap().clone()
+    }
+
+    fn take(&self, used: &mut BTreeSet<u64>, frame: u64) -> bool {
+        let free = frame < BASE + self.limit.get() && used.insert(frame);
         if free {
-            self.used.borrow_mut().insert(frame);
             // What the last owner left there.
-            self.pages.borrow_mut().insert(frame, vec![0xaa; 4096]);
+            self.pages.lock().unwrap().insert(frame, vec![0xaa; 4096]);
         }
         free
     }
@@ -75,23 +112,24 @@ impl Hypercalls for TestHost<'_> {
 
 impl Frames for TestHost<'_> {
     fn alloc_frame(&self) -> Option<Pfn> {
-        (BASE..BASE + self.limit.get()).find(|n| self.take(*n)).map(pfn)
+        let mut used = self.used();
+        (BASE..BASE + self.limit.get()).find(|n| self.take(&mut used, *n)).map(pfn)
     }
     fn alloc_pair(&self) -> Option<Pfn> {
-        let used = |n: &u64| self.used.borrow().contains(n);
+        let mut used = self.used();
         let mut pairs = (BASE..(BASE + self.limit.get()).saturating_sub(1)).step_by(2);
-        let first = pairs.find(|n| !used(n) && !used(&(n + 1)))?;
-        (self.take(first) && self.take(first + 1)).then(|| pfn(first))
+        let first = pairs.find(|n| !used.contains(n) && !used.contains(&(n + 1)))?;
+        (self.take(&mut used, first) && self.take(&mut used, first + 1)).then(|| pfn(first))
     }
     fn free_frame(&self, frame: Pfn) {
-        assert!(self.used.borrow_mut().remove(&frame.raw()), "{frame:?} was free");
         assert!(self.el2.is_exclusive(frame.raw()), "{frame:?} is not ours to give back");
+        assert!(self.used().remove(&frame.raw()), "{frame:?} was free");
     }
     fn zero(&self, frame: Pfn) {
-        self.pages.borrow_mut().insert(frame.raw(), vec![0; 4096]);
+        self.pages.lock().unwrap().insert(frame.raw(), vec![0; 4096]);
     }
     fn fill(&self, frame: Pfn, offset: usize, bytes: &[u8]) {
-        let mut pages = self.pages.borrow_mut();
+        let mut pages = self.pages.lock().unwrap();
         let page = pages.get_mut(&frame.raw()).unwrap();
         page[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
@@ -100,19 +138,19 @@ impl Frames for TestHost<'_> {
 impl RunPages for TestHost<'_> {
     type Page = TestPage;
     fn run_page(&self, frame: Pfn) -> TestPage {
-        assert!(self.used.borrow().contains(&frame.raw()), "{frame:?} is free");
-        TestPage { pages: Rc::clone(&self.pages), frame: frame.raw() }
+        assert!(self.used().contains(&frame.raw()), "{frame:?} is free");
+        TestPage { shared: Arc::clone(&self.shared), frame: frame.raw() }
     }
 }
 
 impl RunPage for TestPage {
     fn read(&self, index: usize) -> u64 {
-        let pages = self.pages.borrow();
+        let pages = self.shared.pages.lock().unwrap();
         let bytes = pages[&self.frame].get(index * 8..index * 8 + 8);
         bytes.map_or(0, |b| u64::from_le_bytes(b.try_into().unwrap()))
     }
     fn write(&self, index: usize, value: u64) {
-        let mut pages = self.pages.borrow_mut();
+        let mut pages = self.shared.pages.lock().unwrap();
         let page = pages.get_mut(&self.frame).unwrap();
         if let Some(bytes) = page.get_mut(index * 8..index * 8 + 8) {
             bytes.copy_from_slice(&value.to_le_bytes());
@@ -128,7 +166,7 @@ impl Clock for TestHost<'_> {
 
 impl Console for TestHost<'_> {
     fn put(&self, byte: u8) {
-        self.out.borrow_mut().push(byte);
+        self.out.lock().unwrap().push(byte);
     }
 }
 

@@ -13,6 +13,7 @@ use crate::testing::{TestHost, image};
 mod exits;
 mod life;
 mod smp;
+mod threads;
 
 const HIGH: u64 = u64::MAX;
 

@@ -162,7 +162,7 @@ fn the_guest_prints() {
     for byte in *b"hi\n" {
         assert_eq!(rig.store(UART, 0, u64::from(byte) | 0xff00), COMPLETE);
     }
-    assert_eq!(*rig.host.out.borrow(), b"hi\n");
+    assert_eq!(rig.host.out(), b"hi\n");
     assert_eq!(rig.vm.exits().mmio, 3);
     assert_eq!(rig.load(UART + 0xfe0, 2), (COMPLETE, 0x11));
 }
@@ -252,7 +252,7 @@ fn an_access_that_the_syndrome_does_not_describe_is_an_abort() {
     assert_eq!(rig.turn(at(exit_flags::FETCH)), (Action::Resume, ABORT));
     assert_eq!(rig.turn(at(exit_flags::FETCH | exit_flags::DECODED)), (Action::Resume, ABORT));
     assert_eq!(rig.turn(at(exit_flags::CACHE_OP | exit_flags::WRITE)), (Action::Resume, COMPLETE));
-    assert!(rig.host.out.borrow().is_empty());
+    assert!(rig.host.out().is_empty());
 }
 
 #[test]

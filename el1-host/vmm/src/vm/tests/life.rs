@@ -84,7 +84,7 @@ fn whatever_fails_in_between_everything_is_given_back() {
         for nth in 0.. {
             let mut el2 = FakeEl2::new();
             el2.gicv2 = gicv2;
-            let bytes = bundle("vcpus = 2\n");
+            let bytes = bundle("vcpus = 8\n");
             let read = Bundle::read(&bytes);
             let config = Config::from_folder(&read.folders[0]).unwrap();
             let host = TestHost::new(&el2);
@@ -114,17 +114,29 @@ fn whatever_fails_in_between_everything_is_given_back() {
 
 #[test]
 fn a_host_that_runs_out_of_frames_on_the_way_gets_them_all_back() {
-    let bytes = bundle("vcpus = 2\n");
-    let read = Bundle::read(&bytes);
-    let config = Config::from_folder(&read.folders[0]).unwrap();
-    for limit in 0..4 {
-        let el2 = FakeEl2::new();
-        let host = TestHost::new(&el2);
-        host.limit.set(limit);
-        let why = Vm::create(&host, &config, platform(&el2)).unwrap_err();
-        assert_eq!(why, CreateError::OutOfFrames);
-        assert_eq!(host.in_use(), 0);
-        assert!(el2.is_clean());
+    for (gicv2, needed) in [(false, 2 + 8), (true, 2 + 8 + 1)] {
+        let bytes = bundle("vcpus = 8\n");
+        let read = Bundle::read(&bytes);
+        let config = Config::from_folder(&read.folders[0]).unwrap();
+        for limit in 0..=needed {
+            let mut el2 = FakeEl2::new();
+            el2.gicv2 = gicv2;
+            let host = TestHost::new(&el2);
+            host.limit.set(limit);
+            match Vm::create(&host, &config, platform(&el2)) {
+                Ok(vm) => {
+                    assert_eq!(limit, needed);
+                    vm.destroy(&host);
+                }
+                Err(CreateError::OutOfFrames) => assert!(limit < needed, "{limit}"),
+                Err(CreateError::Refused(Hypercall::MapGicv, Refusal::NoMemory)) => {
+                    assert_eq!((gicv2, limit), (true, needed - 1));
+                }
+                Err(other) => panic!("{other:?}"),
+            }
+            assert_eq!(host.in_use(), 0);
+            assert!(el2.is_clean());
+        }
     }
 }
 
