@@ -16,17 +16,20 @@ mod step;
 
 pub use invariant::broken;
 pub use state::{Map, Page, Phase, State, Vcpu, Vm, World};
-pub use step::{Answer, Call, step};
+pub use step::{Answer, Call, exit, step, step_in_place};
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use alloc::vec;
-    use hyp_abi::{Hypercall, Pfn, Refusal, Ret};
+    use hyp_abi::run::{Exit, entry, exit_flags};
+    use hyp_abi::{Gfn, Hypercall, Pfn, Prot, Refusal, Ret};
 
     fn boot() -> State {
         let world = World {
             ram: vec![(Pfn::new(0x100).unwrap(), 64)],
+            private: vec![],
+            host_pages: 1 << 28,
             guest_pages: 1 << 28,
             gicv: None,
             cpus: 1,
@@ -39,7 +42,7 @@ mod tests {
         let [a, b, c, d] = args;
         let (after, answer) = step(
             s,
-            Call { cpu: 0, regs: [call.function_id(), a, b, c, d] },
+            Call { cpu: 0, regs: [call.function_id(), a, b, c, d], entry: 0 },
             Ret { x1: seen, ..Ret::default() },
         );
         assert_eq!(broken(&after), None, "{call:?}");
@@ -80,5 +83,86 @@ mod tests {
         assert_eq!(run(&mut s, Hypercall::FinalizeTeardownVm, [h, 0, 0, 0], 0), 0);
         assert_eq!(run(&mut s, Hypercall::UnshareHyp, [of(4), 0, 0, 0], 0), 0);
         assert_eq!(s, boot());
+    }
+
+    /// A VM whose only vCPU is loaded.
+    fn loaded() -> State {
+        let mut s = boot();
+        let h = run(&mut s, Hypercall::ReserveVm, [0; 4], 1 << 8) as u64;
+        run(&mut s, Hypercall::InitVm, [h, 1, 0x102, 0], 0);
+        run(&mut s, Hypercall::ShareHyp, [0x104, 0, 0, 0], 0);
+        run(&mut s, Hypercall::InitVcpu, [h, 0, 0x104, 0], 0);
+        run(&mut s, Hypercall::VcpuLoad, [h, 0, 0, 0], 0);
+        s
+    }
+
+    fn enter(s: &mut State, entry: u64) -> Answer {
+        let regs = [Hypercall::VcpuRun.function_id(), 0, 0, 0, 0];
+        step_in_place(s, Call { cpu: 0, regs, entry }, Ret::default())
+    }
+
+    #[test]
+    fn an_exit_is_answered_once_and_by_what_suits_it() {
+        let refused = Answer::Ret(Ret { x1: Refusal::Invalid.code(), ..Ret::default() });
+        let told = |why: Exit, x5| Ret { x1: why as i64, x5, ..Ret::default() };
+        let all = [entry::COMPLETE, entry::SET_RESULT, entry::INJECT_ABORT, entry::INJECT_UNDEF];
+        for (told, suits) in [
+            (told(Exit::Irq, 0), 0),
+            (told(Exit::Abort, 0), entry::INJECT_ABORT),
+            (told(Exit::Abort, exit_flags::DECODED), entry::INJECT_ABORT | entry::COMPLETE),
+            (told(Exit::Hvc, 0), entry::SET_RESULT | entry::INJECT_UNDEF),
+            (told(Exit::Sysreg, 0), entry::COMPLETE | entry::INJECT_UNDEF),
+            (told(Exit::Wfx, 0), 0),
+        ] {
+            for answer in all {
+                let mut s = loaded();
+                assert_eq!(enter(&mut s, entry::LOAD_CONTEXT | answer), refused, "nothing yet");
+                assert_eq!(enter(&mut s, entry::LOAD_CONTEXT), Answer::Run);
+                assert_eq!(exit(&mut s, 0, told), Ok(()));
+                assert_eq!(enter(&mut s, answer | 1 << 63), refused);
+                assert_eq!(enter(&mut s, answer | entry::MASK), refused, "two answers");
+                let first = enter(&mut s, answer);
+                let expected = if answer & suits == 0 { refused } else { Answer::Run };
+                assert_eq!(first, expected, "{told:?} {answer:#x}");
+                assert_eq!(enter(&mut s, 0), Answer::Run);
+                assert_eq!(enter(&mut s, answer), refused, "answered already");
+            }
+        }
+    }
+
+    #[test]
+    fn no_exit_says_more_than_its_reason_has() {
+        let mut s = loaded();
+        for told in [
+            Ret { x1: Exit::Irq as i64, x2: 1, ..Ret::default() },
+            Ret { x1: Exit::Hvc as i64, x3: 1, ..Ret::default() },
+            Ret { x1: Exit::Sysreg as i64, x4: 1, x5: exit_flags::SYSREG_READ, ..Ret::default() },
+            Ret { x1: Exit::Abort as i64, x4: 1, x5: exit_flags::WRITE, ..Ret::default() },
+            Ret { x1: -1, ..Ret::default() },
+            Ret { x1: 8, ..Ret::default() },
+        ] {
+            assert!(exit(&mut s, 0, told).is_err(), "{told:?}");
+        }
+        assert!(exit(&mut s, 1, Ret::default()).is_err(), "nothing is loaded there");
+        assert_eq!(s, loaded());
+    }
+
+    #[test]
+    fn tables_are_counted_by_the_spans_that_have_a_mapping() {
+        let mut vm = Vm::reserved(hyp_abi::Handle::from_raw(0x100));
+        let gfn = |n| Gfn::new(n).unwrap();
+        let map = Map { pfn: Pfn::new(1).unwrap(), prot: Prot::R, young: true, device: false };
+        for (at, missing, tables) in [
+            (0x40000, 2, 2),
+            (0x401ff, 0, 2),
+            (0x40200, 1, 3),
+            (0x3ffff, 2, 5),
+            (0, 1, 6),
+            ((1 << 28) - 1, 2, 8),
+        ] {
+            assert_eq!(vm.tables_missing(gfn(at)), missing, "{at:#x}");
+            vm.maps.insert(gfn(at), map);
+            assert_eq!((vm.tables(), vm.tables_missing(gfn(at))), (tables, 0), "{at:#x}");
+        }
     }
 }

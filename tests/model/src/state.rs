@@ -9,6 +9,10 @@ use hyp_abi::{Gfn, Handle, PageState, Pfn, Prot};
 pub struct World {
     /// RAM, as (first page, number of pages).
     pub ram: Vec<(Pfn, u64)>,
+    /// Device pages that the host may not touch, as (first page, number of pages).
+    pub private: Vec<(Pfn, u64)>,
+    /// How many pages the host's address space has.
+    pub host_pages: u64,
     /// How many pages a guest's IPA space has.
     pub guest_pages: u64,
     /// The GICv2 virtual CPU interface, if the machine has one with a page of its own.
@@ -23,8 +27,17 @@ impl World {
     /// Whether a page is RAM.
     #[must_use]
     pub fn is_ram(&self, pfn: Pfn) -> bool {
-        self.ram.iter().any(|(first, n)| pfn.since(*first).is_some_and(|i| i < *n))
+        within(&self.ram, pfn)
     }
+    /// Whether a page is a device that the host may not touch.
+    #[must_use]
+    pub fn is_private(&self, pfn: Pfn) -> bool {
+        within(&self.private, pfn)
+    }
+}
+
+fn within(ranges: &[(Pfn, u64)], pfn: Pfn) -> bool {
+    ranges.iter().any(|(first, n)| pfn.since(*first).is_some_and(|i| i < *n))
 }
 
 /// One page of RAM as its three parties see it.
@@ -71,6 +84,8 @@ pub struct Vcpu {
     pub memcache: usize,
     /// The CPU it is loaded on.
     pub on: Option<usize>,
+    /// Which entry flags would answer what it last exited with: bits of `hyp_abi::run::entry`.
+    pub answers: u64,
 }
 
 /// Where a VM is in its life.
@@ -97,6 +112,8 @@ pub struct Vm {
     pub root: Option<Pfn>,
     /// The guest's memory.
     pub maps: BTreeMap<Gfn, Map>,
+    /// It has run, so that any mapping may be young without a call's doing.
+    pub ran: bool,
     /// Every page donated for its tables and not yet back with the host: in memcaches, in use as
     /// tables, or free. The roots are not among them.
     pub donated: BTreeSet<Pfn>,
@@ -112,23 +129,34 @@ impl Vm {
             vcpus: Vec::new(),
             root: None,
             maps: BTreeMap::new(),
+            ran: false,
             donated: BTreeSet::new(),
         }
     }
 
-    /// The tables that a set of mappings needs below the root: one for each 2 MiB and one for
-    /// each 1 GiB of the IPA space in which anything is mapped.
+    /// The tables that the mappings need below the root: one for each 2 MiB and one for each
+    /// 1 GiB of the IPA space in which anything is mapped.
     #[must_use]
     pub fn tables(&self) -> usize {
-        let covers =
-            |shift: u32| self.maps.keys().map(|g| g.raw() >> shift).collect::<BTreeSet<_>>().len();
-        covers(9) + covers(18)
+        self.spans(9) + self.spans(18)
+    }
+
+    /// In how many spans of `1 << shift` gfns anything is mapped.
+    fn spans(&self, shift: u32) -> usize {
+        let first_from = |from| self.maps.range(from..).next().map(|(gfn, _)| gfn.raw() >> shift);
+        let start = |span: u64| Gfn::new(span << shift);
+        let first = start(0).and_then(first_from);
+        core::iter::successors(first, |span| first_from(start(span + 1)?)).count()
     }
 
     /// Tables to add before `gfn` can be mapped.
     #[must_use]
     pub fn tables_missing(&self, gfn: Gfn) -> usize {
-        let absent = |shift: u32| !self.maps.keys().any(|g| g.raw() >> shift == gfn.raw() >> shift);
+        let absent = |shift: u32| {
+            let first = Gfn::new(gfn.raw() >> shift << shift).unwrap_or(gfn);
+            let next = self.maps.range(first..).next();
+            next.is_none_or(|(found, _)| found.raw() >> shift != gfn.raw() >> shift)
+        };
         usize::from(absent(9)) + usize::from(absent(18))
     }
 
@@ -177,6 +205,21 @@ impl State {
             self.pages.remove(&pfn);
         } else {
             self.pages.insert(pfn, page);
+        }
+    }
+
+    /// Whether the host may touch a page: if so, EL2 answers its abort with a mapping.
+    #[must_use]
+    pub fn host_may(&self, pfn: Pfn) -> bool {
+        let own = self.page(pfn).host != PageState::NoPage;
+        pfn.raw() < self.world.host_pages && own && !self.world.is_private(pfn)
+    }
+
+    /// A guest accessed one of its pages. Only one that has run can.
+    pub fn touched(&mut self, slot: usize, gfn: Gfn) {
+        let vm = self.slots.get_mut(slot).and_then(Option::as_mut).filter(|vm| vm.ran);
+        if let Some(map) = vm.and_then(|vm| vm.maps.get_mut(&gfn)) {
+            map.young = true;
         }
     }
 

@@ -2,18 +2,21 @@
 //! then changes the state; a refusal returns before any change.
 
 use alloc::collections::BTreeMap;
-use hyp_abi::hcall::{MAX_VCPUS, NOT_SUPPORTED, RANGE_BATCH, VERSION, YOUNG_MAX};
+use hyp_abi::hcall::{MAX_VCPUS, RANGE_BATCH, VERSION, YOUNG_MAX};
+use hyp_abi::run::{Exit, entry, exit_flags};
 use hyp_abi::{Gfn, Handle, Hypercall, PageState, Pfn, Prot, Refusal, Ret};
 
 use crate::state::{Map, Page, Phase, State, Vcpu, Vm};
 
-/// A hypercall as it arrives: CPU, x0..x4.
+/// A hypercall as it arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
     /// The CPU it arrives on.
     pub cpu: usize,
     /// x0..x4.
     pub regs: [u64; 5],
+    /// The entry flags in the loaded vCPU's run page, as `vcpu_run` reads them; no other call does.
+    pub entry: u64,
 }
 
 type Rule = Result<Ret, Refusal>;
@@ -32,58 +35,104 @@ pub enum Answer {
 }
 
 /// The state and the answer after a call. `seen` is the implementation's answer, used only where
-/// the specification leaves a choice: a new handle, the page that comes back, how far a batch goes.
+/// the specification leaves a choice: a new handle, the page that comes back, how far a batch goes,
+/// which pages a guest that has run has touched.
 #[must_use]
 pub fn step(before: &State, call: Call, seen: Ret) -> (State, Answer) {
+    let mut after = before.clone();
+    let answer = step_in_place(&mut after, call, seen);
+    if let Answer::Ret(ret) = answer {
+        debug_assert!(ret.x1 >= 0 || after == *before, "a refusal changes nothing");
+    }
+    (after, answer)
+}
+
+/// The same for one state that is carried along.
+pub fn step_in_place(s: &mut State, call: Call, seen: Ret) -> Answer {
     let [x0, a, b, c, d] = call.regs;
-    let Some(which) = Hypercall::from_function_id(x0) else {
-        debug_assert_eq!(NOT_SUPPORTED, u64::MAX);
-        return (before.clone(), Answer::NotSupported);
-    };
-    let mut s = before.clone();
+    let Some(which) = Hypercall::from_function_id(x0) else { return Answer::NotSupported };
     let cpu = call.cpu;
     let h = Handle::from_raw(a);
     let done = match which {
         Hypercall::Version => value(VERSION as i64),
-        Hypercall::ShareHyp => share_hyp(&mut s, a),
-        Hypercall::UnshareHyp => unshare_hyp(&mut s, a),
-        Hypercall::ShareGuest => share_guest(&mut s, cpu, a, b, c, d),
-        Hypercall::UnshareGuest => unshare_guest(&mut s, h, b, c),
-        Hypercall::RelaxPerms => relax_perms(&mut s, cpu, a, b),
-        Hypercall::Wrprotect => wrprotect(&mut s, h, b, c, seen.x2),
-        Hypercall::TestClearYoung => test_clear_young(&mut s, h, b, c, d),
-        Hypercall::Mkyoung => mkyoung(&mut s, cpu, a),
-        Hypercall::ReserveVm => reserve_vm(&mut s, seen.x1),
-        Hypercall::UnreserveVm => unreserve_vm(&mut s, h),
-        Hypercall::InitVm => init_vm(&mut s, h, b, c, d),
-        Hypercall::InitVcpu => init_vcpu(&mut s, h, b, c),
-        Hypercall::StartTeardownVm => start_teardown(&mut s, h),
-        Hypercall::FinalizeTeardownVm => return finalize_teardown(s, h),
-        Hypercall::VcpuLoad => vcpu_load(&mut s, cpu, h, b),
-        Hypercall::VcpuPut => vcpu_put(&mut s, cpu),
-        Hypercall::VcpuSyncState => loaded(&s, cpu).map(|_| Ret::default()),
-        Hypercall::VcpuRun => match loaded(&s, cpu) {
-            Ok(_) => return (s, Answer::Run),
+        Hypercall::ShareHyp => share_hyp(s, a),
+        Hypercall::UnshareHyp => unshare_hyp(s, a),
+        Hypercall::ShareGuest => share_guest(s, cpu, a, b, c, d),
+        Hypercall::UnshareGuest => unshare_guest(s, h, b, c),
+        Hypercall::RelaxPerms => relax_perms(s, cpu, a, b),
+        Hypercall::Wrprotect => wrprotect(s, h, b, c, seen.x2),
+        Hypercall::TestClearYoung => test_clear_young(s, h, b, c, d, seen.x2),
+        Hypercall::Mkyoung => mkyoung(s, cpu, a),
+        Hypercall::ReserveVm => reserve_vm(s, seen.x1),
+        Hypercall::UnreserveVm => unreserve_vm(s, h),
+        Hypercall::InitVm => init_vm(s, h, b, c, d),
+        Hypercall::InitVcpu => init_vcpu(s, h, b, c),
+        Hypercall::StartTeardownVm => start_teardown(s, h),
+        Hypercall::FinalizeTeardownVm => finalize_teardown(s, h),
+        Hypercall::VcpuLoad => vcpu_load(s, cpu, h, b),
+        Hypercall::VcpuPut => vcpu_put(s, cpu),
+        Hypercall::VcpuSyncState => loaded(s, cpu).map(|_| Ret::default()),
+        Hypercall::VcpuRun => match vcpu_run(s, cpu, call.entry) {
+            Ok(()) => return Answer::Run,
             Err(refusal) => Err(refusal),
         },
-        Hypercall::TlbFlushVmid => vm(&s, h).map(|_| Ret::default()),
-        Hypercall::MemcacheTopup => memcache_topup(&mut s, cpu, a),
-        Hypercall::ReclaimVmPage => reclaim_vm_page(&mut s, h, seen.x1),
-        Hypercall::MapGicv => map_gicv(&mut s, cpu, a),
-        Hypercall::UnmapGicv => unmap_gicv(&mut s, h, b),
-        Hypercall::VmStats => vm_stats(&s, h),
-        Hypercall::Features | Hypercall::AuditVm | Hypercall::AuditHost => {
-            return (s, Answer::Reads);
+        Hypercall::TlbFlushVmid => vm(s, h).map(|_| Ret::default()),
+        Hypercall::MemcacheTopup => memcache_topup(s, cpu, a),
+        Hypercall::ReclaimVmPage => reclaim_vm_page(s, h, seen.x1),
+        Hypercall::MapGicv => map_gicv(s, cpu, a),
+        Hypercall::UnmapGicv => unmap_gicv(s, h, b),
+        Hypercall::VmStats => vm_stats(s, h),
+        Hypercall::Features | Hypercall::AuditVm | Hypercall::AuditHost => return Answer::Reads,
+    };
+    let refused = |refusal: Refusal| Ret { x1: refusal.code(), ..Ret::default() };
+    Answer::Ret(done.unwrap_or_else(refused))
+}
+
+/// A run on `cpu` ended, and EL2 told the host so in x1..x5: what the host may answer.
+///
+/// # Errors
+/// What is wrong with it: no exit looks like that.
+pub fn exit(s: &mut State, cpu: usize, told: Ret) -> Result<(), &'static str> {
+    let (at, idx) = s.loaded(cpu).ok_or("nothing is loaded")?;
+    let reason = u64::try_from(told.x1).ok().and_then(Exit::from_raw).ok_or("no such reason")?;
+    let Ret { x3, x4, x5, .. } = told;
+    let has = |flag: u64| x5 & flag != 0;
+    let (plain, answers) = match reason {
+        Exit::Irq => (told.x2 == 0 && x3 == 0 && x4 == 0 && x5 == 0, 0),
+        Exit::Hvc | Exit::Smc => {
+            (x3 == 0 && x4 == 0 && x5 == 0, entry::SET_RESULT | entry::INJECT_UNDEF)
+        }
+        Exit::Wfx | Exit::SError | Exit::Illegal => (x3 == 0 && x4 == 0 && x5 == 0, 0),
+        Exit::Sysreg => {
+            let written = if has(exit_flags::SYSREG_READ) { 0 } else { x4 };
+            let plain = x3 == 0 && x4 == written && x5 & !exit_flags::SYSREG_READ == 0;
+            (plain, entry::COMPLETE | entry::INJECT_UNDEF)
+        }
+        Exit::Abort => {
+            let stored = has(exit_flags::DECODED) && has(exit_flags::WRITE);
+            let known = x5 & !ABORT_FLAGS == 0;
+            let emulable = has(exit_flags::DECODED) || has(exit_flags::CACHE_OP);
+            let complete = if emulable { entry::COMPLETE } else { 0 };
+            (known && (stored || x4 == 0), complete | entry::INJECT_ABORT)
         }
     };
-    match done {
-        Ok(ret) => (s, Answer::Ret(ret)),
-        Err(refusal) => {
-            debug_assert_eq!(&s, before, "a refusal changes nothing");
-            (s, Answer::Ret(Ret { x1: refusal.code(), ..Ret::default() }))
-        }
+    if !plain {
+        return Err("it says more than an exit for that reason can");
     }
+    if let Some(vcpu) = slot(s, at).vcpus[idx].as_mut() {
+        vcpu.answers = answers;
+    }
+    Ok(())
 }
+
+/// All that `x5` of an abort may hold.
+const ABORT_FLAGS: u64 = exit_flags::PERMISSION
+    | exit_flags::FETCH
+    | exit_flags::WRITE
+    | exit_flags::S1PTW
+    | exit_flags::DECODED
+    | exit_flags::CACHE_OP
+    | 3 << exit_flags::SIZE_SHIFT;
 
 fn value(x1: i64) -> Rule {
     Ok(Ret { x1, ..Ret::default() })
@@ -152,6 +201,9 @@ fn unshare_hyp(s: &mut State, raw: u64) -> Rule {
 fn take_tables(s: &mut State, (at, idx): (usize, usize), g: Gfn) -> Result<(), Refusal> {
     let vm = slot(s, at);
     let missing = vm.tables_missing(g);
+    if missing == 0 {
+        return Ok(());
+    }
     let from_cache = missing.saturating_sub(vm.free());
     let vcpu = vm.vcpus[idx].as_mut().expect("the loaded vCPU");
     ensure(from_cache <= vcpu.memcache, Refusal::NoMemory)?;
@@ -219,17 +271,22 @@ fn in_range(
     maps: &mut BTreeMap<Gfn, Map>,
     range: core::ops::Range<u64>,
 ) -> impl Iterator<Item = (&Gfn, &mut Map)> {
-    maps.iter_mut().filter(move |(g, _)| range.contains(&g.raw()))
+    let from = Gfn::new(range.start).map(|first| maps.range_mut(first..));
+    from.into_iter().flatten().take_while(move |(g, _)| g.raw() < range.end)
 }
 
-fn test_clear_young(s: &mut State, h: Handle, g: u64, nr: u64, mkold: u64) -> Rule {
+/// A guest may have touched more of its pages than calls have made young: `seen` says which.
+fn test_clear_young(s: &mut State, h: Handle, g: u64, nr: u64, mkold: u64, seen: u64) -> Rule {
     let at = vm(s, h)?;
     ensure(nr <= YOUNG_MAX && mkold <= 1, Refusal::Invalid)?;
     let range = range(s, g, nr)?;
+    let vm = slot(s, at);
+    let seen = if vm.ran { seen } else { 0 };
     let mut bitmap = 0;
-    for (g, map) in in_range(&mut slot(s, at).maps, range.clone()) {
-        if map.young && !map.device {
-            bitmap |= 1 << (g.raw() - range.start);
+    for (g, map) in in_range(&mut vm.maps, range.clone()).filter(|(_, map)| !map.device) {
+        let bit = 1 << (g.raw() - range.start);
+        if map.young || seen & bit != 0 {
+            bitmap |= bit;
             map.young = mkold == 0;
         }
     }
@@ -299,7 +356,7 @@ fn init_vcpu(s: &mut State, h: Handle, idx: u64, run: u64) -> Rule {
     ensure(s.world.is_ram(run) && shared, Refusal::NotPermitted)?;
     ensure(page.pins != u16::MAX, Refusal::Busy)?;
     s.set(run, Page { pins: page.pins + 1, ..page });
-    slot(s, at).vcpus[idx as usize] = Some(Vcpu { run, memcache: 0, on: None });
+    slot(s, at).vcpus[idx as usize] = Some(Vcpu { run, memcache: 0, on: None, answers: 0 });
     DONE
 }
 
@@ -311,28 +368,24 @@ fn start_teardown(s: &mut State, h: Handle) -> Rule {
     DONE
 }
 
-fn finalize_teardown(mut s: State, h: Handle) -> (State, Answer) {
-    let answer = match s.vm(h).filter(|at| slot(&mut s, *at).phase == Phase::Dying) {
-        None => Ret { x1: Refusal::Invalid.code(), ..Ret::default() },
-        Some(at) => {
-            let vm = slot(&mut s, at).clone();
-            let (mapped, donated) = (vm.maps.len() as u64, vm.donated.len() as u64);
-            if mapped != 0 || donated != 0 {
-                Ret { x1: Refusal::Busy.code(), x2: mapped, x3: donated, ..Ret::default() }
-            } else {
-                for vcpu in vm.vcpus.iter().flatten() {
-                    let page = s.page(vcpu.run);
-                    s.set(vcpu.run, Page { pins: page.pins - 1, ..page });
-                }
-                for page in [vm.root, vm.root.and_then(|r| r.add(1))].into_iter().flatten() {
-                    s.set(page, Page::HOST);
-                }
-                s.slots[at] = None;
-                Ret::default()
-            }
-        }
-    };
-    (s, Answer::Ret(answer))
+/// The one refusal that says more: how many mappings and table pages are left.
+fn finalize_teardown(s: &mut State, h: Handle) -> Rule {
+    let at = vm(s, h)?;
+    let vm = slot(s, at);
+    ensure(vm.phase == Phase::Dying, Refusal::Invalid)?;
+    let (mapped, donated) = (vm.maps.len() as u64, vm.donated.len() as u64);
+    if mapped != 0 || donated != 0 {
+        return Ok(Ret { x1: Refusal::Busy.code(), x2: mapped, x3: donated, ..Ret::default() });
+    }
+    let vm = s.slots[at].take().ok_or(Refusal::Invalid)?;
+    for vcpu in vm.vcpus.iter().flatten() {
+        let page = s.page(vcpu.run);
+        s.set(vcpu.run, Page { pins: page.pins - 1, ..page });
+    }
+    for page in [vm.root, vm.root.and_then(|r| r.add(1))].into_iter().flatten() {
+        s.set(page, Page::HOST);
+    }
+    DONE
 }
 
 fn vcpu_load(s: &mut State, cpu: usize, h: Handle, idx: u64) -> Rule {
@@ -351,6 +404,21 @@ fn vcpu_put(s: &mut State, cpu: usize) -> Rule {
     let (at, idx) = loaded(s, cpu)?;
     slot(s, at).vcpus[idx].as_mut().expect("the loaded vCPU").on = None;
     DONE
+}
+
+/// The entry flags: known ones only, and at most one answer, which suits the last exit.
+fn vcpu_run(s: &mut State, cpu: usize, flags: u64) -> Result<(), Refusal> {
+    const ANSWERS: u64 =
+        entry::COMPLETE | entry::SET_RESULT | entry::INJECT_ABORT | entry::INJECT_UNDEF;
+    let (at, idx) = loaded(s, cpu)?;
+    let vm = slot(s, at);
+    let vcpu = vm.vcpus[idx].as_mut().expect("the loaded vCPU");
+    let answers = flags & ANSWERS;
+    let suits = answers.count_ones() <= 1 && answers & !vcpu.answers == 0;
+    ensure(flags & !entry::MASK == 0 && suits, Refusal::Invalid)?;
+    vcpu.answers = 0;
+    vm.ran = true;
+    Ok(())
 }
 
 fn memcache_topup(s: &mut State, cpu: usize, raw: u64) -> Rule {

@@ -1,11 +1,12 @@
 //! One hypervisor on the fake machine, and the specification beside it.
 
+use hyp_abi::run::ENTRY_FLAGS;
 use hyp_abi::{Gfn, Handle, Hypercall, Ipa, PageState, Pfn, Prot, Ret, Vmid};
 use hyp_core::fake::{Access, FakeMachine, become_cpu};
 use hyp_core::hyp::{Config, CpuLocal, Gic, GuestNext, HostAbort, Hyp, Outcome, RawExit};
 use hyp_core::memmap::{MemMap, PageRange};
 use hyp_core::sysreg::ID_REGISTERS;
-use hyp_model::{Answer, Call, Page, State, World, broken, step};
+use hyp_model::{Answer, Call, Page, State, World, broken, exit, step};
 use hyp_s2::{Geometry, Regime, TablePfn};
 use std::collections::BTreeSet;
 
@@ -74,6 +75,8 @@ impl Rig {
         hyp.machine().watch(Regime { vmid: Vmid::HOST, root: host_root }, geometry);
         let world = World {
             ram: ram.map(|(first, n)| (pfn(first), n)).to_vec(),
+            private: vec![(pfn(GICH), 2), (pfn(GICV), 2)],
+            host_pages: 1 << 28,
             guest_pages: 1 << 28,
             gicv: Some(pfn(GICV)),
             cpus: CPUS,
@@ -101,18 +104,29 @@ impl Rig {
         &mut self.cpus[cpu]
     }
 
-    /// `vcpu_run`, whatever the run page says: whether that is accepted, the specification leaves
-    /// open.
-    pub fn run(&mut self, cpu: usize) -> Outcome {
-        become_cpu(cpu);
-        let regs = [Hypercall::VcpuRun.function_id(), 0, 0, 0, 0];
-        self.hyp.hypercall(&mut self.cpus[cpu], regs)
+    /// `vcpu_run`, with what the run page says; whether it is accepted.
+    pub fn run(&mut self, cpu: usize) -> bool {
+        self.call(cpu, [Hypercall::VcpuRun.function_id(), 0, 0, 0, 0]).is_none()
     }
 
     /// The guest on a CPU exits.
+    ///
+    /// # Panics
+    /// If the host is told what no exit can say.
     pub fn exit(&mut self, cpu: usize, raw: RawExit) -> GuestNext {
         become_cpu(cpu);
-        self.hyp.guest_exit(&mut self.cpus[cpu], raw)
+        let next = self.hyp.guest_exit(&mut self.cpus[cpu], raw);
+        if let GuestNext::Exit(told) = next {
+            assert_eq!(exit(&mut self.model, cpu, told), Ok(()), "{raw:x?} ended with {told:x?}");
+        }
+        next
+    }
+
+    /// The run page of the vCPU loaded on a CPU.
+    #[must_use]
+    pub fn run_page(&self, cpu: usize) -> Option<Pfn> {
+        let (slot, idx) = self.model.loaded(cpu)?;
+        self.model.slots[slot].as_ref()?.vcpus[idx].as_ref().map(|vcpu| vcpu.run)
     }
 
     /// One call on both sides.
@@ -129,7 +143,8 @@ impl Rig {
             Outcome::Ret(ret) => ret,
             _ => Ret::default(),
         };
-        let (after, answer) = step(&self.model, Call { cpu, regs }, seen);
+        let entry = self.run_page(cpu).map_or(0, |page| self.hyp.machine().peek(page, ENTRY_FLAGS));
+        let (after, answer) = step(&self.model, Call { cpu, regs, entry }, seen);
         let seen = seen.x1;
         match (outcome, answer) {
             (Outcome::NotSupported, Answer::NotSupported) | (Outcome::Run, Answer::Run) => {}

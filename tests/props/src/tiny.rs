@@ -36,7 +36,7 @@ impl Tiny {
             let mut regs = [0; 5];
             regs[0] = which.function_id();
             regs[1..=args.len()].copy_from_slice(args);
-            all.push((Call { cpu, regs }, seen));
+            all.push((Call { cpu, regs, entry: 0 }, seen));
         };
         let done = Ret::default();
         for page in &self.pages {

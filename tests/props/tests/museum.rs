@@ -6,7 +6,7 @@ use hyp_abi::run::{self, Exit, entry, exit_flags, vgic_hcr};
 use hyp_abi::{Handle, Hypercall as H, Ipa, PAGE_SIZE, Pfn, Refusal, Ret, Vmid, lr};
 use hyp_core::cpu::ExitKind;
 use hyp_core::fake::Access;
-use hyp_core::{GuestNext, Outcome, RawExit};
+use hyp_core::{GuestNext, RawExit};
 use props::{Rig, Rng};
 
 use Refusal::{Busy, Invalid, NotFound, NotPermitted, OutOfRange};
@@ -302,7 +302,7 @@ fn a_guest_at_an_unmapped_pc_exits_with_that_address_and_costs_nothing() {
     {
         host.poke(vm.run, word, value);
     }
-    assert_eq!(host.rig.run(0), Outcome::Run);
+    assert!(host.rig.run(0));
     assert_eq!(host.rig.cpu(0).context().map(|ctx| ctx.pc), Some(PC));
     let ipa = Ipa::new(PC).expect("an IPA");
     let fetch = |host: &Host| host.rig.hyp().machine().access(0, Vmid::new(1), ipa, Access::Fetch);
@@ -344,10 +344,9 @@ fn no_privilege_comes_out_of_a_run_page_whatever_stands_in_it() {
             host.poke(vm.run, run::VGIC_USED_LRS, 0xffff);
         }
         let before = *host.rig.cpu(0).context().expect("a loaded vCPU");
-        let outcome = host.rig.run(0);
+        let runs = host.rig.run(0);
         let ctx = *host.rig.cpu(0).context().expect("a loaded vCPU");
-        if outcome != Outcome::Run {
-            assert_eq!(outcome, Outcome::Ret(Ret { x1: Invalid.code(), ..Ret::default() }));
+        if !runs {
             assert_eq!(ctx, before, "a refused run changed the vCPU");
             continue;
         }

@@ -57,7 +57,7 @@ fn call(cpu: usize, which: Hypercall, args: &[u64]) -> Call {
     let mut regs = [0; 5];
     regs[0] = which.function_id();
     regs[1..=args.len()].copy_from_slice(args);
-    Call { cpu, regs }
+    Call { cpu, regs, entry: 0 }
 }
 
 fn reach(path: &[Call]) -> Rig {

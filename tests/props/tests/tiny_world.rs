@@ -26,6 +26,8 @@ impl Spec {
     fn new(mistake: fn(&Call, &mut State)) -> Self {
         let world = World {
             ram: vec![(frame(RAM), 16)],
+            private: vec![],
+            host_pages: 1 << 28,
             guest_pages: 1 << 28,
             gicv: None,
             cpus: CPUS,
@@ -44,7 +46,8 @@ impl Spec {
         let mut regs = [0; 5];
         regs[0] = which.function_id();
         regs[1..=args.len()].copy_from_slice(args);
-        let (after, answer) = step(state, Call { cpu, regs }, Ret { x1: seen, ..Ret::default() });
+        let (after, answer) =
+            step(state, Call { cpu, regs, entry: 0 }, Ret { x1: seen, ..Ret::default() });
         *state = after;
         matches!(answer, Answer::Ret(ret) if ret.x1 >= 0)
     }

@@ -8,8 +8,9 @@ use alloc::vec;
 use core::sync::atomic::Ordering::Relaxed;
 
 use hyp_abi::hcall::{FEATURE_GICV2, MAX_VMS};
+use hyp_abi::run::ENTRY_FLAGS;
 use hyp_abi::{Gfn, Handle, Hypercall, PageState, Pfn, Ret};
-use hyp_model::{Answer as Expected, Call, Page, Phase, State, Vm, World, step};
+use hyp_model::{Answer as Expected, Call, Page, Phase, State, Vm, World, exit, step};
 
 use super::canary::{PAGES, Pages, Set};
 use super::finding::CALLS;
@@ -46,6 +47,9 @@ impl Oracle {
         let ram = Pfn::new(pages.pfn(0)).map(|first| (first, PAGES as u64));
         let world = World {
             ram: ram.into_iter().collect(),
+            // Of the host's own accesses other tests look at.
+            private: vec![],
+            host_pages: 0,
             guest_pages: 1 << (a.rest[0].clamp(32, 48) - 12),
             gicv: gicv_base().filter(|_| gicv2).and_then(|at| Pfn::new(at >> 12)),
             cpus: 1,
@@ -63,18 +67,22 @@ impl Oracle {
         self.raw(which.function_id(), args)
     }
 
-    /// Any hypercall. Of an accepted `vcpu_run` only the acceptance is judged here.
+    /// Any hypercall. Of an accepted `vcpu_run` the acceptance and the form of the exit are judged
+    /// here.
     pub fn raw(&mut self, id: u64, args: [u64; 4]) -> Answer {
         CALLS.fetch_add(1, Relaxed);
+        let entry = self.run_page().map_or(0, |page| self.pages.read(page, ENTRY_FLAGS));
         let answer = hcall::raw(id, args);
         let [x2, x3, x4, x5] = answer.rest;
         let seen = Ret { x1: answer.x1, x2, x3, x4, x5 };
         let [a, b, c, d] = args;
-        let (after, expected) = step(&self.state, Call { cpu: 0, regs: [id, a, b, c, d] }, seen);
+        let call = Call { cpu: 0, regs: [id, a, b, c, d], entry };
+        let (mut after, expected) = step(&self.state, call, seen);
         let right = match expected {
             Expected::NotSupported => answer.x0 == u64::MAX && seen == Ret::default(),
             Expected::Ret(ret) => answer.x0 == 0 && seen == ret,
-            Expected::Run | Expected::Reads => answer.x0 == 0,
+            Expected::Run => answer.x0 == 0 && exit(&mut after, 0, seen).is_ok(),
+            Expected::Reads => answer.x0 == 0,
         };
         let known = Hypercall::ALL.iter().position(|call| call.function_id() == id);
         if let Some((made, accepted)) = known.and_then(|n| self.tried.get_mut(n)) {
