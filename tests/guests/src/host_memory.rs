@@ -118,6 +118,10 @@ fn foreign_pages() {
 }
 
 const ONES: u64 = u64::MAX;
+/// PSCI: no address where anything could go on.
+const INVALID_ADDRESS: i32 = -9;
+/// CPU_SUSPEND's power_state: the state is lost.
+const POWER_DOWN: u64 = 1 << 16;
 
 fn own_pages() {
     let (mut pages, mut wrong) = (0u64, 0u64);
@@ -360,10 +364,9 @@ fn firmware() {
     let me = read!("mpidr_el1") & 0xff_00ff_ffff;
     check_eq!(status(psci::CPU_ON, me, entry, 0), psci::ALREADY_ON, "CPU_ON of this CPU: -4");
     check!(status(psci::CPU_OFF, 0, 0, 0) < 0, "the last CPU cannot be switched off");
-    check!(
-        status(psci::CPU_SUSPEND, 1 << 16, entry, 0) <= 0,
-        "CPU_SUSPEND does not come back at EL2"
-    );
+    let el2 = host::el2_pfn() << 12;
+    let resumed = status(psci::CPU_SUSPEND, POWER_DOWN, el2, 0);
+    check_eq!(resumed, INVALID_ADDRESS, "nobody resumes in EL2's memory");
     check_eq!(read!("CurrentEL"), 1 << 2, "still at EL1");
     for id in
         [0x8400_00ff, 0xc400_00ff, 0x8200_0001, 0xc600_0009, 0x8000_7fff, 0, 0xffff_ffff, ONES]
