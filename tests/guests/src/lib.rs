@@ -75,6 +75,8 @@ pub mod host_refusals;
 #[cfg(target_os = "none")]
 pub mod host_vm;
 #[cfg(target_os = "none")]
+pub mod host_smp;
+#[cfg(target_os = "none")]
 pub mod smp;
 
 /// Makes a binary of one payload module that EL2 boots in the shim's place.
