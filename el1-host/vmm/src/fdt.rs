@@ -119,8 +119,13 @@ fn cpus(fdt: &mut FdtWriter, vcpus: u8) -> Result<(), Error> {
 
 fn psci(fdt: &mut FdtWriter) -> Result<(), Error> {
     let node = fdt.begin_node("psci")?;
-    fdt.property_string_list("compatible", strings(&["arm,psci-1.0", "arm,psci-0.2"]))?;
+    // Software that knows only the first version takes the numbers from here; they are the same.
+    let versions = ["arm,psci-1.0", "arm,psci-0.2", "arm,psci"];
+    fdt.property_string_list("compatible", strings(&versions))?;
     fdt.property_string("method", "hvc")?;
+    fdt.property_u32("cpu_suspend", 0xc400_0001)?;
+    fdt.property_u32("cpu_off", 0x8400_0002)?;
+    fdt.property_u32("cpu_on", 0xc400_0003)?;
     fdt.end_node(node)
 }
 
@@ -132,7 +137,7 @@ fn timer(fdt: &mut FdtWriter, machine: &Machine<'_>) -> Result<(), Error> {
         Version::V3 => irq::LEVEL_HIGH,
     };
     let node = fdt.begin_node("timer")?;
-    fdt.property_string("compatible", "arm,armv8-timer")?;
+    fdt.property_string_list("compatible", strings(&["arm,armv8-timer", "arm,armv7-timer"]))?;
     // Secure physical, non-secure physical, virtual, hypervisor: the binding wants all places filled.
     let cells: Vec<u32> =
         [13, 14, 11, 10].into_iter().flat_map(|ppi| [irq::PPI, ppi, flags]).collect();

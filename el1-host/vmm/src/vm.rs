@@ -6,10 +6,12 @@
 //! with another vCPU. What one vCPU does to another, this crate cannot carry out: it notes who has
 //! gained something to do, and the image asks for the note after every call ([`Vm::take_pokes`]).
 //!
-//! Locks: devices and vCPUs are behind one ticket lock (`state`), held for one look or one
-//! change, never across a hypercall, the console or an allocation of frames. So its rank is below
-//! those of the mirror and of the frames: whoever holds one of them must not call in here. The fault
-//! path does not take it; memory has locks of its own ([`crate::fault`]).
+//! Locks: devices and vCPUs are behind one lock (`state`), held for one look or one change, never
+//! across a hypercall, the console or an allocation of frames. So its rank is below those of the
+//! mirror and of the frames: whoever holds one of them must not call in here. The fault path does
+//! not take it; memory has locks of its own ([`crate::fault`]). It is no ticket lock: where the
+//! host's CPUs are threads of an emulator, more than there is hardware for, a waiter whose turn it
+//! is may not be running, and all behind it would wait for it.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -17,7 +19,7 @@ use core::fmt;
 use host_mirror::{AuditError, AuditReport, Features, Hypercalls, Mirror};
 use hyp_abi::{Handle, Ipa, Pfn, Refusal};
 
-use spin::mutex::TicketMutex;
+use spin::mutex::SpinMutex;
 
 use self::mmio::Device;
 use crate::fault::{Accounts, Memory};
@@ -185,7 +187,7 @@ struct State {
 #[derive(Debug)]
 pub struct Vm<'a> {
     memory: Memory<'a>,
-    state: TicketMutex<State>,
+    state: SpinMutex<State>,
     pokes: SharedSet,
     /// Their run pages.
     run_pages: Vec<Pfn>,

@@ -41,9 +41,12 @@ fn a_gicv3_machine_is_described() {
     assert_eq!(cells(&t, "/intc@8000000", "reg"), reg);
     let ppis = [1, 13, 4, 1, 14, 4, 1, 11, 4, 1, 10, 4];
     assert_eq!(cells(&t, "/timer", "interrupts"), ppis);
-    assert_eq!(text(&t, "/timer", "compatible"), ["arm,armv8-timer"]);
+    assert_eq!(text(&t, "/timer", "compatible"), ["arm,armv8-timer", "arm,armv7-timer"]);
     assert_eq!(text(&t, "/psci", "method"), ["hvc"]);
-    assert_eq!(text(&t, "/psci", "compatible"), ["arm,psci-1.0", "arm,psci-0.2"]);
+    assert_eq!(text(&t, "/psci", "compatible"), ["arm,psci-1.0", "arm,psci-0.2", "arm,psci"]);
+    for (name, id) in [("suspend", 0xc400_0001), ("off", 0x8400_0002), ("on", 0xc400_0003)] {
+        assert_eq!(cells(&t, "/psci", &format!("cpu_{name}")), [id]);
+    }
     for (cpu, reg) in [("/cpus/cpu@0", 0), ("/cpus/cpu@1", 1)] {
         assert_eq!(cells(&t, cpu, "reg"), [reg]);
         assert_eq!(text(&t, cpu, "enable-method"), ["psci"]);
@@ -61,6 +64,20 @@ fn a_gicv2_machine_is_described() {
     assert_eq!(cells(&t, "/intc@8000000", "reg"), reg);
     // The PPI goes to each of the three vCPUs.
     assert_eq!(cells(&t, "/timer", "interrupts")[..3], [1, 13, 0x704]);
+}
+
+#[test]
+fn eight_vcpus_are_named_and_have_their_redistributors_and_ppis() {
+    let bytes = tree(Version::V3, 8, RAM, 0);
+    let t = Fdt::new(&bytes).unwrap();
+    for n in 0..8 {
+        assert_eq!(cells(&t, &format!("/cpus/cpu@{n}"), "reg"), [n]);
+    }
+    assert_eq!(cells(&t, "/intc@8000000", "reg")[6..], [0, 0x10_0000]);
+    assert_eq!(cells(&t, "/timer", "interrupts")[2], 4);
+    let bytes = tree(Version::V2, 8, RAM, 0);
+    let t = Fdt::new(&bytes).unwrap();
+    assert_eq!(cells(&t, "/timer", "interrupts")[2], 0xff04);
 }
 
 #[test]

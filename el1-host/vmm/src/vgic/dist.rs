@@ -17,6 +17,8 @@ const CTLR_V3: u32 = (1 << 6) | (1 << 4);
 const CTLR_RWP: u32 = 1 << 31;
 /// GICD_TYPER.No1N: no SPI can go to "any".
 const NO_1N: u32 = 1 << 25;
+/// GICD_TYPER.A3V: affinity level 3 is compared, as the CPU interface does (ICC_CTLR_EL1.A3V).
+const A3V: u32 = 1 << 24;
 /// Offset of the ID registers in the distributor of a GICv2; they are the last twelve words.
 const ID_V2: u64 = 0xfd0;
 /// The same in a frame of a GICv3.
@@ -146,7 +148,7 @@ impl Vgic {
         let lines = (INTIDS >> 5).saturating_sub(1);
         match self.version {
             Version::V2 => lines | (number(self.cpus.len()).saturating_sub(1) << 5),
-            Version::V3 => lines | (9 << 19) | NO_1N,
+            Version::V3 => lines | (9 << 19) | A3V | NO_1N,
         }
     }
 

@@ -9,7 +9,7 @@ use core::fmt;
 use host_mirror::{Calls, Hypercalls};
 use hyp_abi::{Hypercall, Ipa, Pfn, Refusal};
 
-use spin::mutex::TicketMutex;
+use spin::mutex::SpinMutex;
 
 use super::{Config, Platform, Reply, State, Vcpu, Vm};
 use crate::fault::Memory;
@@ -96,7 +96,7 @@ impl<'a> Vm<'a> {
         };
         let mut vm = Self {
             memory: Memory::new(handle, slots),
-            state: TicketMutex::new(state),
+            state: SpinMutex::new(state),
             pokes: SharedSet::default(),
             run_pages: Vec::with_capacity(vcpus),
             gic,

@@ -18,6 +18,10 @@ fn it_says_what_it_is() {
     assert_eq!(read(&one, 0, 0xfe8) >> 4 & 15, 2);
     assert_eq!(read(&one, 0, 0x008) & 0xfff, 0x43b);
     assert_eq!(one.redist_size(), 0);
+    let ids = [4, 0, 0, 0, 0x90, 0xb4, 0x2b, 0, 0x0d, 0xf0, 0x05, 0xb1];
+    for (at, id) in (0xfd0..).step_by(4).zip(ids) {
+        assert_eq!(read(&one, 0, at), id, "{at:#x}");
+    }
 }
 
 #[test]

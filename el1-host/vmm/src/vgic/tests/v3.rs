@@ -22,11 +22,16 @@ fn rw(gic: &mut Vgic, of: u64, offset: u64, value: u64) {
 #[test]
 fn it_says_what_it_is() {
     let mut g = gic(Version::V3, 4);
-    assert_eq!(read(&g, 0x004), 8 | (9 << 19) | (1 << 25));
+    assert_eq!(read(&g, 0x004), 8 | (9 << 19) | (3 << 24));
     assert_eq!(read(&g, 0xffe8) >> 4 & 15, 3);
     assert_eq!(rd(&g, 3, 0xffe8) >> 4 & 15, 3);
     assert_eq!(read(&g, 0xfe8), 0);
     assert_eq!(read(&g, 0x008), rd(&g, 0, 0x004));
+    let ids = |part: u64| [0x44, 0, 0, 0, part, 0xb4, 0x3b, 0, 0x0d, 0xf0, 0x05, 0xb1];
+    for (n, (dist, redist)) in (0..).zip(ids(0x92).into_iter().zip(ids(0x93))) {
+        let at = 0xffd0 + n * 4;
+        assert_eq!((read(&g, at), rd(&g, 1, at)), (dist, redist), "{at:#x}");
+    }
     assert_eq!(read(&g, 0), 0x50);
     write(&mut g, 0, u64::MAX);
     assert_eq!(read(&g, 0), 0x53);

@@ -157,7 +157,7 @@ fn storm(gic: u8) {
                 host.vcpu_load(vm.handle(), idx as u64).unwrap();
                 let cpu = Cpu { host, vm, idx };
                 let mut seed = 0x9e37_79b9_7f4a_7c15_u64 ^ (idx as u64 + 1) << 40;
-                for _ in 0..rounds(1500) {
+                for _ in 0..rounds(300) {
                     let x = random(&mut seed);
                     let mut words = || random(&mut seed);
                     for n in 1..4 {
