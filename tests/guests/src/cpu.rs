@@ -38,6 +38,20 @@ pub fn publish() {
     unsafe { asm!("dsb ish", options(nostack)) }
 }
 
+/// Waits for an event, such as [`signal`] makes. Where a hypervisor traps it another CPU gets to run.
+pub fn relax() {
+    // SAFETY:
+    // 1. Waits; touches nothing.
+    unsafe { asm!("wfe", options(nostack)) }
+}
+
+/// Wakes all who [`relax`].
+pub fn signal() {
+    // SAFETY:
+    // 1. A barrier and an event; touches nothing.
+    unsafe { asm!("dsb ish", "sev", options(nostack)) }
+}
+
 /// Switches this CPU off; if that is refused, it sleeps for ever.
 pub fn off() -> ! {
     psci::call(psci::CPU_OFF, 0, 0, 0);
@@ -124,6 +138,7 @@ impl Barrier {
         if self.arrived.fetch_add(1, Ordering::AcqRel) as usize + 1 == n {
             self.arrived.store(0, Ordering::Relaxed);
             self.round.store(round + 1, Ordering::Release);
+            signal();
             return;
         }
         while self.round.load(Ordering::Acquire) == round {
@@ -133,6 +148,6 @@ impl Barrier {
 
     /// Waits until `n` CPUs are here.
     pub fn wait(&self, n: usize) {
-        self.wait_with(n, spin_loop);
+        self.wait_with(n, relax);
     }
 }

@@ -54,6 +54,17 @@ pub mod dist {
 /// "No interrupt" answers of an acknowledge register start here.
 pub const SPURIOUS: u32 = 1020;
 
+/// Who is to have an SGI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum To {
+    /// CPUs by bit.
+    List(u8),
+    /// All but the sender.
+    Others,
+    /// The sender.
+    Me,
+}
+
 /// Bytes from one redistributor of a GICv3 to the next.
 const REDISTRIBUTOR: u64 = 0x2_0000;
 
@@ -164,6 +175,47 @@ impl Gic {
         let bit = 2 << (intid % 16 * 2);
         let old = read32(addr);
         write32(addr, if edge { old | bit } else { old & !bit });
+    }
+    /// Sends SGI `id`.
+    pub fn sgi(self, id: u32, to: To) {
+        cpu::publish();
+        if self.is_v3() {
+            let m = read!("mpidr_el1");
+            let cluster = (m >> 8 & 0xff) << 16 | (m >> 16 & 0xff) << 32 | (m >> 32 & 0xff) << 48;
+            let target = match to {
+                To::List(list) => cluster | u64::from(list),
+                To::Others => 1 << 40,
+                To::Me => cluster | 1 << (m & 0xf),
+            };
+            write!("icc_sgi1r_el1", target | u64::from(id) << 24);
+        } else {
+            let target = match to {
+                To::List(list) => u32::from(list) << 16,
+                To::Others => 1 << 24,
+                To::Me => 2 << 24,
+            };
+            write32(self.dist() + dist::SGIR, target | id);
+        }
+    }
+    /// Sends an SPI to CPU `cpu`.
+    pub fn route(self, intid: u32, cpu: usize) {
+        if self.is_v3() {
+            let addr = self.dist() + dist::IROUTER + 8 * u64::from(intid);
+            let _ = crate::probe::store64(addr, machine::mpidr(cpu));
+        } else {
+            let at = self.dist() + dist::ITARGETSR + u64::from(intid);
+            let _ = crate::probe::store8(at, 1 << cpu);
+        }
+    }
+    /// Sends an SPI to any CPU there is.
+    pub fn route_any(self, intid: u32) {
+        if self.is_v3() {
+            let addr = self.dist() + dist::IROUTER + 8 * u64::from(intid);
+            let _ = crate::probe::store64(addr, 1 << 31);
+        } else {
+            let at = self.dist() + dist::ITARGETSR + u64::from(intid);
+            let _ = crate::probe::store8(at, 0xff);
+        }
     }
     /// Sends an SPI to this CPU.
     pub fn route_here(self, intid: u32) {
@@ -288,18 +340,12 @@ impl Gic {
     }
     /// Sends SGI `id` to this CPU.
     pub fn sgi_self(self, id: u32) {
-        if self.is_v3() {
-            let m = read!("mpidr_el1");
-            let target = 1 << (m & 0xf)
-                | (m >> 8 & 0xff) << 16
-                | (m >> 16 & 0xff) << 32
-                | (m >> 32 & 0xff) << 48;
-            write!("icc_sgi1r_el1", target | u64::from(id) << 24);
-        } else {
-            write32(self.dist() + dist::SGIR, 2 << 24 | id);
-        }
+        self.sgi(id, To::Me);
     }
 }
+
+/// The SGI by which CPUs wake each other; it is not noted.
+pub const DOORBELL: u32 = 15;
 
 /// How many acknowledge values are kept.
 pub const LOG: usize = 256;
@@ -315,6 +361,16 @@ struct Notes {
     timer_istatus: AtomicBool,
     log: [AtomicU32; LOG],
     hook: AtomicU64,
+}
+
+impl Notes {
+    fn forget(&self) {
+        self.fiqs.store(0, Relaxed);
+        self.last.store(0, Relaxed);
+        self.order.store(0, Relaxed);
+        self.timer_istatus.store(false, Relaxed);
+        self.count.store(0, Release);
+    }
 }
 
 static NOTES: PerCpu<Notes> = PerCpu(
@@ -374,11 +430,14 @@ pub fn logged(cpu: usize, n: usize) -> u32 {
 
 /// Starts counting afresh on this CPU.
 pub fn forget() {
-    NOTES.count.store(0, Relaxed);
-    NOTES.fiqs.store(0, Relaxed);
-    NOTES.last.store(0, Relaxed);
-    NOTES.order.store(0, Relaxed);
-    NOTES.timer_istatus.store(false, Relaxed);
+    NOTES.forget();
+}
+
+/// Starts counting afresh on all. Nothing may be on its way to any.
+pub fn forget_all() {
+    for notes in &NOTES.0 {
+        notes.forget();
+    }
 }
 
 /// From now on this CPU calls `hook(iar)` between the acknowledgement and the end of each
@@ -412,6 +471,13 @@ pub fn on_interrupt(_frame: &mut Frame, fiq: bool) {
     let iar = if group0 { read!("icc_iar0_el1") as u32 } else { gic.ack() };
     let intid = iar & 0x3ff;
     if intid >= SPURIOUS {
+        return;
+    }
+    if intid == DOORBELL {
+        gic.eoi(iar);
+        if NOTES.eoi_split.load(Relaxed) {
+            gic.deactivate(iar);
+        }
         return;
     }
     let notes = &*NOTES;
