@@ -41,9 +41,10 @@ pub const EXIT_SERROR: u64 = 2;
 const SCTLR_EL1_OFF: u64 = 0x30d0_0800;
 const SCTLR_M: u64 = 1;
 const TCR_EPD: u64 = 1 << 7 | 1 << 23;
-/// PMUSERENR_EL0 that sends nobody's access to EL1 (EN, SW, CR, ER): a guest's EL0 traps to EL2
-/// then, as its EL1 does, and finds the registers undefined and not merely forbidden.
-const PMU_OPEN: u64 = 0xf;
+/// PMUSERENR_EL0 that sends nobody's access to EL1 (EN): a guest's EL0 traps to EL2 then, as its EL1
+/// does, and finds the registers undefined and not merely forbidden. The other bits would add
+/// nothing, and with them QEMU forgets to trap.
+const PMU_OPEN: u64 = 1;
 
 macro_rules! el1_registers {
     ($($field:ident = $register:ident,)*) => {

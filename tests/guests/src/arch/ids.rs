@@ -22,6 +22,9 @@ pub fn run() {
     // SVE and SME not trapped by ourselves; the fields are reserved where they do not exist.
     write!("cpacr_el1", 3 << 16 | 3 << 20 | 3 << 24);
     feature("PMU", pmu(dfr0), try_read!("pmcr_el0"));
+    if !pmu(dfr0) {
+        no_pmu();
+    }
     feature("SPE", dfr0 >> 32 & 0xf != 0, try_read!("s3_0_c9_c9_0"));
     feature("trace filter", dfr0 >> 40 & 0xf != 0, try_read!("s3_0_c1_c2_1"));
     feature("trace buffer", dfr0 >> 44 & 0xf != 0, try_read!("s3_0_c9_c11_7"));
@@ -67,6 +70,46 @@ fn gic_is_v3() -> bool {
 
 const fn pmu(dfr0: u64) -> bool {
     !matches!(dfr0 >> 8 & 0xf, 0 | 0xf)
+}
+
+/// Without a PMU all its registers are undefined (DDI0487 D13).
+fn no_pmu() {
+    macro_rules! defined {
+        ($($name:literal $reg:literal,)+) => {
+            [$(($name, undefined(try_read!($reg)) && undefined_write(try_insn!(concat!("msr ", $reg, ", {}"), 0)))),+]
+        };
+    }
+    let registers = defined! {
+        "PMCR_EL0" "s3_3_c9_c12_0",
+        "PMCNTENSET_EL0" "s3_3_c9_c12_1",
+        "PMCNTENCLR_EL0" "s3_3_c9_c12_2",
+        "PMOVSCLR_EL0" "s3_3_c9_c12_3",
+        "PMSELR_EL0" "s3_3_c9_c12_5",
+        "PMCEID0_EL0" "s3_3_c9_c12_6",
+        "PMCEID1_EL0" "s3_3_c9_c12_7",
+        "PMCCNTR_EL0" "s3_3_c9_c13_0",
+        "PMXEVTYPER_EL0" "s3_3_c9_c13_1",
+        "PMXEVCNTR_EL0" "s3_3_c9_c13_2",
+        "PMUSERENR_EL0" "s3_3_c9_c14_0",
+        "PMINTENSET_EL1" "s3_0_c9_c14_1",
+        "PMINTENCLR_EL1" "s3_0_c9_c14_2",
+        "PMOVSSET_EL0" "s3_3_c9_c14_3",
+        "PMMIR_EL1" "s3_0_c9_c14_6",
+        "PMEVCNTR0_EL0" "s3_3_c14_c8_0",
+        "PMEVCNTR30_EL0" "s3_3_c14_c11_6",
+        "PMEVTYPER0_EL0" "s3_3_c14_c12_0",
+        "PMEVTYPER30_EL0" "s3_3_c14_c15_6",
+        "PMCCFILTR_EL0" "s3_3_c14_c15_7",
+    };
+    for (name, gone) in registers {
+        check!(gone, "without a PMU {name} is undefined, to read and to write");
+    }
+    let swinc = undefined_write(try_insn!("msr s3_3_c9_c12_4, {}", 0));
+    check!(swinc, "without a PMU PMSWINC_EL0 is undefined");
+}
+
+fn undefined_write(outcome: crate::probe::Outcome<()>) -> bool {
+    outcome.is_err_and(|f| f.ec() == ec::UNDEF)
 }
 
 fn undefined(outcome: crate::probe::Outcome) -> bool {

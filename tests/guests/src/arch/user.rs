@@ -16,7 +16,7 @@ global_asm!(
     "guest_back: ret",
     ".balign 64",
     ".global u_svc, u_daif, u_hvc, u_smc, u_wild, u_odd, u_load, u_count, u_timer, u_wfi, u_cache, u_fp",
-    ".global u_el2",
+    ".global u_el2, u_pcount, u_vtimer, u_frequency, u_cycles",
     "u_svc: svc #0x77",
     "u_daif: msr daifset, #2",
     "svc #0",
@@ -47,6 +47,14 @@ global_asm!(
     "svc #1",
     "u_el2: mrs x9, s3_4_c1_c0_0",
     "svc #1",
+    "u_pcount: mrs x9, cntpct_el0",
+    "svc #1",
+    "u_vtimer: mrs x9, cntv_cval_el0",
+    "svc #1",
+    "u_frequency: mrs x9, cntfrq_el0",
+    "svc #1",
+    "u_cycles: mrs x9, pmccntr_el0",
+    "svc #1",
 );
 
 type Code = unsafe extern "C" fn();
@@ -67,6 +75,10 @@ unsafe extern "C" {
     fn u_cache();
     fn u_fp();
     fn u_el2();
+    fn u_pcount();
+    fn u_vtimer();
+    fn u_frequency();
+    fn u_cycles();
 }
 
 /// EL0, nothing masked.
@@ -135,17 +147,44 @@ fn controls() {
     write!("sctlr_el1", mmu::SCTLR | 1 << 26);
     check!(ended(u_cache, ec::SVC, Some(1)), "but not with SCTLR_EL1.UCI");
     write!("sctlr_el1", mmu::SCTLR);
-    write!("cntkctl_el1", 0);
-    check!(ended(u_count, ec::SYSREG, None), "CNTVCT_EL0 at EL0 traps to EL1");
-    check!(ended(u_timer, ec::SYSREG, None), "CNTP_CTL_EL0 at EL0 traps to EL1");
-    write!("cntkctl_el1", 1 << 1 | 1 << 9);
-    check!(ended(u_count, ec::SVC, Some(1)), "CNTVCT_EL0 is EL0's with EL0VCTEN");
-    check!(ended(u_timer, ec::SVC, Some(1)), "CNTP_CTL_EL0 is EL0's with EL0PTEN");
-    write!("cntkctl_el1", 0);
+    timers();
+    if matches!(read!("id_aa64dfr0_el1") >> 8 & 0xf, 0 | 0xf) {
+        check_eq!(
+            enter(u_cycles, EL0T).map(|f| (f.kind, f.esr)),
+            Some((SYNC_EL0, 1 << 25)),
+            "without a PMU PMCCNTR_EL0 is undefined at EL0"
+        );
+    }
     write!("cpacr_el1", 1 << 20);
     check!(ended(u_fp, ec::FP, None), "FP at EL0 traps to EL1 when CPACR_EL1 says EL1 only");
     write!("cpacr_el1", 3 << 20);
     check!(ended(u_fp, ec::SVC, Some(1)), "FP works at EL0 when CPACR_EL1 allows it");
+}
+
+/// CNTKCTL_EL1 (DDI0487 D12.1.2): which bit gives EL0 what.
+fn timers() {
+    const NONE: u64 = 0;
+    const PCTEN: u64 = 1 << 0;
+    const VCTEN: u64 = 1 << 1;
+    const VTEN: u64 = 1 << 8;
+    const PTEN: u64 = 1 << 9;
+    let registers: [(&str, Code, u64); 5] = [
+        ("CNTPCT_EL0", u_pcount, PCTEN),
+        ("CNTVCT_EL0", u_count, VCTEN),
+        ("CNTV_CVAL_EL0", u_vtimer, VTEN),
+        ("CNTP_CTL_EL0", u_timer, PTEN),
+        ("CNTFRQ_EL0", u_frequency, PCTEN | VCTEN),
+    ];
+    for (name, code, wanted) in registers {
+        let mut good = true;
+        for allowed in [NONE, PCTEN, VCTEN, VTEN, PTEN] {
+            write!("cntkctl_el1", allowed);
+            let class = if allowed & wanted != 0 { ec::SVC } else { ec::SYSREG };
+            good &= ended(code, class, None);
+        }
+        check!(good, "{name} is EL0's with its bits of CNTKCTL_EL1, and traps to EL1 without");
+    }
+    write!("cntkctl_el1", 0);
 }
 
 /// A debugger's single step of EL0 (DDI0487 D2.12).
