@@ -30,6 +30,14 @@ pub fn bundle(archive: &[u8]) {
         assert!(!folder.name.contains('/') && folder.manifest().is_some());
         assert!(bundle.folders[..n].iter().all(|other| other.name != folder.name), "twice");
     }
+    for entry in read.iter().filter(|entry| entry.is_file()) {
+        let Some((folder, file)) = entry.name.split_once('/') else { continue };
+        let Some(folder) = bundle.folders.iter().find(|known| known.name == folder) else {
+            continue;
+        };
+        let last = read.iter().rfind(|other| other.is_file() && other.name == entry.name);
+        assert_eq!(folder.file(file), last.map(|last| last.data), "{}", entry.name);
+    }
     if let Some(error) = error {
         // An archive may end without the padding of its last file.
         assert!(error.at < archive.len() + 4);

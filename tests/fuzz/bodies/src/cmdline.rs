@@ -23,6 +23,16 @@ pub fn cmdline(bytes: &[u8]) {
         }
     }
     assert!(left.next().is_none(), "something was named that is no word of ours");
+    // Of two equal keys the last counts.
+    let key = |word: &'_ str| word.split_once('=').map_or(word.len(), |(key, _)| key.len());
+    let mut last: Vec<&str> = Vec::new();
+    for word in &known {
+        last.retain(|other| other[..key(other)] != word[..key(word)]);
+        last.push(word);
+    }
+    let last = last.join(" ");
+    let again = Words::parse(&last, |word| panic!("{word}: alone it is not understood"));
+    assert_eq!(again, all);
     let known = known.join(" ");
     let again = Words::parse(&known, |word| panic!("{word}: but it was understood before"));
     assert_eq!(again, all);
