@@ -45,8 +45,6 @@ pub enum Answer {
     Value(u64),
     /// Wait for an interrupt; then x0 is 0.
     Standby,
-    /// Wait for an interrupt; then start over at this entry with this in x0.
-    Powerdown(Start),
     /// This vCPU is off.
     CpuOff,
     /// Start a vCPU; x0 of the caller is 0.
@@ -128,7 +126,9 @@ pub fn answer(call: Call, on: &[bool], is_ram: impl Fn(u64) -> bool) -> Answer {
         VERSION => Answer::Value(0x1_0001),
         CPU_SUSPEND if a1 & POWER_STATE_BAD != 0 => Answer::Value(INVALID_PARAMETERS),
         CPU_SUSPEND if a1 & POWERDOWN == 0 => Answer::Standby,
-        CPU_SUSPEND => start(a2, a3).map_or_else(|refusal| refusal, Answer::Powerdown),
+        // A state that would lose nothing is as good (DEN0022 5.4: power_state names the deepest that is
+        // allowed): QEMU and KVM do so, and the timers stay on, as the device tree says.
+        CPU_SUSPEND => start(a2, a3).map_or_else(|refusal| refusal, |_| Answer::Standby),
         CPU_OFF => Answer::CpuOff,
         CPU_ON => {
             let Some(vcpu) = vcpu_of(a1, on.len()) else {

@@ -131,12 +131,12 @@ fn cpu_on_has_its_refusals() {
 }
 
 #[test]
-fn suspend_waits_or_starts_over() {
+fn suspend_waits_in_a_state_that_loses_nothing() {
     let suspend = |state, entry, context| ask([0xc400_0001, state, entry, context], &[true]);
     assert_eq!(suspend(0, 0, 0), Answer::Standby);
     assert_eq!(suspend(0xffff, 0, 0), Answer::Standby);
-    let start = Start { entry: 0x4000_1000, context: 7 };
-    assert_eq!(suspend(0x1_0000, 0x4000_1000, 7), Answer::Powerdown(start));
+    // Powerdown is allowed, and not needed; but its entry must be right.
+    assert_eq!(suspend(0x1_0000, 0x4000_1000, 7), Answer::Standby);
     assert_eq!(suspend(0x1_0000, 0x1000, 7), Answer::Value(INVALID_ADDRESS));
     for state in [0x2_0000, 0x100_0000, 0x200_0000, 0x8000_0000] {
         assert_eq!(suspend(state, 0x4000_0000, 0), Answer::Value(INVALID_PARAMETERS));

@@ -190,12 +190,6 @@ impl State {
                 self.reply(idx, result(0));
                 self.wait(idx, now)
             }
-            Answer::Powerdown(start) => {
-                if let Some(vcpu) = self.vcpus.get_mut(idx) {
-                    vcpu.start = Some(start);
-                }
-                self.wait(idx, now)
-            }
             Answer::CpuOff => {
                 self.set_power(idx, None);
                 Action::CpuOff
