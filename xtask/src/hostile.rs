@@ -41,10 +41,10 @@ pub fn boot_with(
     dumper.extra.extend(["-M".into(), joined("dumpdtb=", &dumped)]);
     Task::new("qemu dumpdtb", dumper.command(qemu), Duration::from_secs(60)).stdout()?;
     let mut tree = paths::read(&dumped).context("QEMU wrote no device tree")?;
-    spoil(&mut tree, machine.ram_mib * MIB)?;
+    spoil(&mut tree, machine.board.ram_mib() * MIB)?;
 
     // Where QEMU would have put them: the bundle at half of RAM or 128 MiB, the tree after it.
-    let bundle_at = RAM + (machine.ram_mib * MIB / 2).min(128 * MIB);
+    let bundle_at = RAM + (machine.board.ram_mib() * MIB / 2).min(128 * MIB);
     let bundle_len = match &machine.initrd {
         Some(file) => std::fs::metadata(file)?.len(),
         None => 0,

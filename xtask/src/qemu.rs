@@ -144,17 +144,45 @@ pub enum Serial {
     File,
 }
 
+/// Which of QEMU's machines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Board {
+    /// `virt`.
+    Virt {
+        /// GIC version, 2 or 3.
+        gic: u8,
+        /// `-cpu`.
+        cpu: String,
+        /// How many of them: `-smp`.
+        smp: u8,
+        /// RAM in MiB.
+        ram_mib: u64,
+    },
+    /// `raspi4b`, which comes in one size. It has no firmware: whoever starts it does what that would.
+    Rpi4 {
+        /// The board's device tree.
+        tree: PathBuf,
+        /// What is in the slot.
+        card: Option<PathBuf>,
+    },
+}
+
+impl Board {
+    /// RAM in MiB, as far as the device tree tells.
+    #[must_use]
+    pub fn ram_mib(&self) -> u64 {
+        match self {
+            Self::Virt { ram_mib, .. } => *ram_mib,
+            Self::Rpi4 { .. } => 960,
+        }
+    }
+}
+
 /// The machine to be.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    /// GIC version, 2 or 3.
-    pub gic: u8,
-    /// `-cpu`.
-    pub cpu: String,
-    /// How many of them: `-smp`.
-    pub smp: u8,
-    /// RAM in MiB.
-    pub ram_mib: u64,
+    /// Which, and how large.
+    pub board: Board,
     /// The arm64 Image; `None` when `extra` starts the machine in another way.
     pub image: Option<PathBuf>,
     /// The bundle.
@@ -179,15 +207,27 @@ impl Machine {
     #[must_use]
     pub fn command(&self, qemu: &Qemu) -> Command {
         let mut cmd = qemu.command();
-        let mut board = format!("virt,virtualization=on,gic-version={}", self.gic);
         cmd.args(["-nic", "none", "-display", "none", "-no-reboot"]);
-        cmd.args(["-smp", &self.smp.to_string()]);
         if self.icount {
             // Every source of chance must go for two runs to be equal.
-            board.push_str(",dtb-randomness=off");
             cmd.args(["-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm"]);
         }
-        cmd.args(["-M", &board, "-cpu", &self.cpu, "-m", &format!("{}M", self.ram_mib)]);
+        match &self.board {
+            Board::Virt { gic, cpu, smp, ram_mib } => {
+                let chance = if self.icount { ",dtb-randomness=off" } else { "" };
+                let board = format!("virt,virtualization=on,gic-version={gic}{chance}");
+                cmd.args(["-M", &board, "-cpu", cpu, "-smp", &smp.to_string()]);
+                cmd.args(["-m", &format!("{ram_mib}M")]);
+            }
+            Board::Rpi4 { tree, card } => {
+                cmd.args(["-M", "raspi4b", "-dtb"]).arg(tree);
+                if let Some(card) = card {
+                    cmd.arg("-drive").arg(joined("if=sd,format=raw,file=", card));
+                }
+                // The first UART is the PL011; the board's console is the second.
+                cmd.args(["-serial", "null"]);
+            }
+        }
         match self.serial {
             Serial::Terminal => cmd.args([
                 "-chardev",
@@ -233,10 +273,7 @@ mod tests {
     fn arguments(smp: u8, icount: bool) -> String {
         let qemu = Qemu { program: "q".into(), prefix: Vec::new(), version: NEEDED };
         let machine = Machine {
-            gic: 3,
-            cpu: "max".into(),
-            smp,
-            ram_mib: 512,
+            board: Board::Virt { gic: 3, cpu: "max".into(), smp, ram_mib: 512 },
             image: None,
             initrd: None,
             append: String::new(),

@@ -12,10 +12,12 @@ use regex::Regex;
 use crate::bundle::{self, Changes, Vm};
 use crate::cmd::{build, run};
 use crate::console::{self, End, Input, Plan, Report, Verdict as HostVerdict};
-use crate::qemu::{Machine, Qemu, Serial};
-use crate::registry::{Bundle, Dtb, Kernel, Test, Verdict};
-use crate::{hostile, paths};
+use crate::qemu::{Board, Machine, Qemu, Serial};
+use crate::registry::{BoardName, Bundle, Dtb, Kernel, Test, Verdict};
+use crate::{hostile, paths, rpi4};
 
+/// Under this name [`fetch_for`] says that the board's device tree cannot be had.
+pub const RPI4: &str = "rpi4";
 /// Silence is not a failure of its own in a test: its timeout is.
 const NEVER: Duration = Duration::from_secs(u64::MAX / 4);
 
@@ -24,6 +26,8 @@ const NEVER: Duration = Duration::from_secs(u64::MAX / 4);
 pub struct Case {
     /// The row.
     pub test: Test,
+    /// Which board; the Raspberry Pi 4 comes with the GIC, the CPUs and their number below.
+    pub board: BoardName,
     /// GIC version.
     pub gic: u8,
     /// CPU model.
@@ -49,11 +53,18 @@ impl Case {
     pub fn all(test: &Test, lane: Lane) -> Vec<Self> {
         let smps = lane.smp.map_or_else(|| test.smp.clone(), |smp| vec![smp]);
         let icount = test.icount.unwrap_or(lane.icount);
+        let case = |board, gic, cpu: &str, smp| {
+            let (test, cpu) = (test.clone(), cpu.to_owned());
+            Self { test, board, gic, cpu, smp, icount }
+        };
         let mut cases = Vec::new();
-        for (gic, cpu) in test.gic.iter().flat_map(|g| test.cpu.iter().map(move |c| (g, c))) {
-            for &smp in &smps {
-                cases.push(Self { test: test.clone(), gic: *gic, cpu: cpu.clone(), smp, icount });
+        if test.board.contains(&BoardName::Virt) {
+            for (gic, cpu) in test.gic.iter().flat_map(|g| test.cpu.iter().map(move |c| (g, c))) {
+                cases.extend(smps.iter().map(|smp| case(BoardName::Virt, *gic, cpu, *smp)));
             }
+        }
+        if test.board.contains(&BoardName::Rpi4) && lane.smp.is_none_or(|smp| smp == 4) {
+            cases.push(case(BoardName::Rpi4, 2, "cortex-a72", 4));
         }
         cases
     }
@@ -61,9 +72,12 @@ impl Case {
     /// How it is called in lists and reports.
     #[must_use]
     pub fn name(&self) -> String {
-        let Self { test, gic, cpu, smp, icount } = self;
+        let Self { test, board, gic, cpu, smp, icount } = self;
         let lane = if *icount { ",icount" } else { "" };
-        format!("{}[gic{gic},{cpu},smp{smp}{lane}]", test.name)
+        match board {
+            BoardName::Virt => format!("{}[gic{gic},{cpu},smp{smp}{lane}]", test.name),
+            BoardName::Rpi4 => format!("{}[rpi4{lane}]", test.name),
+        }
     }
 
     /// The name, without what a shell or QEMU might read otherwise.
@@ -102,11 +116,19 @@ impl Case {
         let image = build::packed(test.payload.as_deref().unwrap_or(build::HOST))?;
         let vms = self.vms()?;
         let packed = bundle::pack(&vms);
+        let board = match self.board {
+            BoardName::Virt => Board::Virt {
+                gic: self.gic,
+                cpu: self.cpu.clone(),
+                smp: self.smp,
+                ram_mib: test
+                    .ram_mib
+                    .unwrap_or_else(|| bundle::machine_ram_mib(&vms, packed.len())),
+            },
+            BoardName::Rpi4 => Board::Rpi4 { tree: rpi4::tree()?, card: None },
+        };
         let machine = Machine {
-            gic: self.gic,
-            cpu: self.cpu.clone(),
-            smp: self.smp,
-            ram_mib: test.ram_mib.unwrap_or_else(|| bundle::machine_ram_mib(&vms, packed.len())),
+            board,
             image: Some(image),
             initrd: self.initrd(folder, packed)?,
             append: format!("redan.nonce={nonce} {}", test.append).trim_end().to_owned(),
@@ -235,7 +257,14 @@ pub fn fetch_for(tests: &[Test]) -> Vec<(String, String)> {
         let reason = format!("{error:#}").lines().next().unwrap_or_default().to_owned();
         Some((suite.clone(), reason))
     };
-    suites.into_iter().filter_map(failed).collect()
+    let mut missing: Vec<_> = suites.into_iter().filter_map(failed).collect();
+    if tests.iter().any(|test| test.board.contains(&BoardName::Rpi4))
+        && let Err(error) = rpi4::tree()
+    {
+        let reason = format!("{error:#}").lines().next().unwrap_or_default().to_owned();
+        missing.push((RPI4.to_owned(), reason));
+    }
+    missing
 }
 
 /// Which programs of ours a test needs, so that a typing error is found before anything runs.
@@ -293,6 +322,14 @@ mod tests {
         );
         let lane = Lane { smp: Some(4), icount: true };
         assert_eq!(names(lane)[0], "t[gic2,max,smp4,icount]");
+        let text = "[[test]]\nname = \"t\"\nabout = \"a\"\npayload = \"x\"\nboard = [\"rpi4\"]\n";
+        let registry = Registry::parse(text).unwrap();
+        let on_pi = |lane| -> Vec<String> {
+            Case::all(&registry.test[0], lane).iter().map(Case::name).collect()
+        };
+        assert_eq!(on_pi(Lane::default()), ["t[rpi4]"]);
+        assert_eq!(on_pi(lane), ["t[rpi4,icount]"]);
+        assert!(on_pi(Lane { smp: Some(2), icount: false }).is_empty(), "it has four CPUs");
         assert_eq!(names(lane).len(), 4);
         let never = Test { icount: Some(false), ..test.clone() };
         assert!(Case::all(&never, lane).iter().all(|case| !case.icount));

@@ -20,6 +20,16 @@ pub struct Registry {
     pub test: Vec<Test>,
 }
 
+/// A board that tests run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BoardName {
+    /// QEMU's `virt`.
+    Virt,
+    /// The Raspberry Pi 4. Its device tree is fetched; without it the test is skipped, loudly.
+    Rpi4,
+}
+
 /// One test.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,6 +60,9 @@ pub struct Test {
     /// More lines for each manifest, such as `gic = 2` or a `[[region]]`.
     pub manifest: Option<String>,
 
+    /// Boards: `virt` in all the combinations below, `rpi4` (QEMU's raspi4b) as it is.
+    #[serde(default = "default_board")]
+    pub board: Vec<BoardName>,
     /// GIC versions of the machine.
     #[serde(default = "default_gic")]
     pub gic: Vec<u8>,
@@ -166,6 +179,10 @@ pub enum ScriptStep {
     Expect(String),
     /// `{ send = "text\n" }`
     Send(String),
+}
+
+fn default_board() -> Vec<BoardName> {
+    vec![BoardName::Virt]
 }
 
 fn default_gic() -> Vec<u8> {

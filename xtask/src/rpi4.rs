@@ -3,9 +3,9 @@
 //! Knows file names and where they come from. Must not know how a card keeps files ([`card`]), nor any
 //! address of the BCM2711, which only the EL2 image has.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::bundle::{self, Vm};
 use crate::stock::{self, CannotFetch};
@@ -19,6 +19,15 @@ pub use card::Files;
 
 /// The GPU's firmware, which reads config.txt and starts the Arm cores.
 const FIRMWARE: [&str; 2] = ["start4.elf", "fixup4.dat"];
+
+/// The device tree of a Raspberry Pi 4 Model B, fetched if need be.
+///
+/// # Errors
+/// [`CannotFetch`] where it cannot be had.
+pub fn tree() -> Result<PathBuf> {
+    let (trees, [(_, name), ..]) = (config::TREES.map(|(_, tree)| tree), config::TREES);
+    Ok(stock::device_trees(&stock::default_suite(), &trees)?.join(name))
+}
 
 /// How a card is to be.
 #[derive(Clone, Debug, Default)]
@@ -66,7 +75,7 @@ impl BootFolder {
             ("config.txt".to_owned(), config::text(wishes.tf_a).into_bytes()),
         ]);
         let mut missing = Vec::new();
-        let mut add = |folder: Result<std::path::PathBuf>, names: &[&'static str]| -> Result<()> {
+        let mut add = |folder: Result<PathBuf>, names: &[&'static str]| -> Result<()> {
             let folder = match folder {
                 Ok(folder) => folder,
                 Err(error) if error.downcast_ref::<CannotFetch>().is_some() => {
@@ -110,6 +119,42 @@ impl BootFolder {
             format!("add {names} from {source} ({})", missing.why)
         };
         self.missing.iter().map(tell).collect()
+    }
+}
+
+/// What the firmware of a Model B would put into memory from a card.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The kernel.
+    pub kernel: Vec<u8>,
+    /// The initramfs.
+    pub initrd: Vec<u8>,
+    /// The device tree.
+    pub tree: Vec<u8>,
+    /// The command line.
+    pub cmdline: String,
+}
+
+impl Loaded {
+    /// Reads a card as config.txt on it says.
+    ///
+    /// # Errors
+    /// Something that the firmware would miss, or that nobody here can do in its place.
+    pub fn from_card(bytes: &[u8]) -> Result<Self> {
+        let mut files = card::read(bytes)?;
+        let mut file =
+            |name: &str| files.remove(name).with_context(|| format!("there is no {name}"));
+        let text = String::from_utf8(file("config.txt")?).context("config.txt")?;
+        let config = config::read(&text).context("config.txt")?;
+        ensure!(config.armstub.is_none(), "nothing here starts an armstub");
+        let (bundle, _) = config.initramfs.context("config.txt names no initramfs")?;
+        let cmdline = String::from_utf8(file(config::CMDLINE)?).context(config::CMDLINE)?;
+        Ok(Self {
+            kernel: file(&config.kernel.0)?,
+            initrd: file(&bundle)?,
+            tree: file(&config.device_tree)?,
+            cmdline: cmdline.trim().to_owned(),
+        })
     }
 }
 

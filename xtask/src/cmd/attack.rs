@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use crate::cmd::{build, run, setup};
 use crate::console::{self, End, Input, Plan, Report, Verdict};
-use crate::qemu::{Machine, Serial};
+use crate::qemu::{Board, Machine, Serial};
 use crate::script::Script;
 use crate::ui::say;
 use crate::{paths, toolchain};
@@ -62,10 +62,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let folder = paths::output("attack")?;
     let nonce = run::nonce();
     let machine = Machine {
-        gic: args.gic,
-        cpu: args.cpu.clone(),
-        smp: args.smp,
-        ram_mib: RAM_MIB,
+        board: Board::Virt {
+            gic: args.gic,
+            cpu: args.cpu.clone(),
+            smp: args.smp,
+            ram_mib: RAM_MIB,
+        },
         image: Some(image),
         initrd: None,
         append: format!("redan.nonce={nonce} redan.seed={seed} redan.calls={}", args.calls),

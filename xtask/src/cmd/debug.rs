@@ -11,7 +11,7 @@ use crate::bundle::{self, Changes, Vm};
 use crate::child::{Guard, last_lines};
 use crate::cmd::{build, setup};
 use crate::image::PAYLOAD_AT;
-use crate::qemu::{IMAGE_BASE, Machine, Serial, joined};
+use crate::qemu::{Board, IMAGE_BASE, Machine, Serial, joined};
 use crate::ui::say;
 use crate::{elf, paths, toolchain};
 
@@ -82,10 +82,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut server = joined("unix:", &socket);
     server.push(",server=on,wait=off");
     let machine = Machine {
-        gic: args.gic,
-        cpu: args.cpu.clone(),
-        smp: args.smp,
-        ram_mib,
+        board: Board::Virt { gic: args.gic, cpu: args.cpu.clone(), smp: args.smp, ram_mib },
         image: Some(image),
         initrd,
         append: "redan.nonce=debug".to_owned(),

@@ -2,26 +2,28 @@
 
 use std::fs::File;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use regex::Regex;
 
 use crate::bundle::{self, Vm};
 use crate::choice::Choice;
 use crate::cmd::{build, setup};
 use crate::console::{self, End, Input, Plan, Report, Verdict};
-use crate::qemu::{Machine, Qemu, Serial};
+use crate::qemu::{Board, Machine, Qemu, Serial};
+use crate::rpi4::{BootFolder, Loaded, Wishes, card, check};
 use crate::script::{Script, Step};
 use crate::ui::say;
-use crate::{paths, toolchain};
+use crate::{paths, stock, toolchain};
 
 /// With `--expect` and no `--timeout`: a stock kernel needs a tenth of this on a quiet machine.
 const EXPECT_LIMIT: Duration = Duration::from_secs(180);
 /// The longest silence before the first prompt.
 const SILENCE: Duration = Duration::from_secs(60);
+
 /// Boot Redan under QEMU and give you the guest's console
 ///
 /// Installs what is missing (Rust target, QEMU), builds, fetches a stock Debian arm64 kernel with
@@ -33,21 +35,21 @@ pub struct Args {
     #[command(flatten)]
     guests: Choice,
 
-    /// The board [only: virt]
-    #[arg(long, value_name = "BOARD", default_value = "virt")]
+    /// The board: virt, or rpi4 (QEMU's raspi4b, which boots the SD card that `image` makes)
+    #[arg(long, value_name = "BOARD", default_value = "virt", value_parser = ["virt", "rpi4"])]
     board: String,
 
-    /// The interrupt controller of the machine, and so of the guest
-    #[arg(long, value_name = "2|3", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=3))]
-    gic: u8,
+    /// The interrupt controller of the machine, and so of the guest [default: 3; rpi4 has 2]
+    #[arg(long, value_name = "2|3", value_parser = clap::value_parser!(u8).range(2..=3))]
+    gic: Option<u8>,
 
-    /// The processor, by QEMU's name: cortex-a53, cortex-a72, neoverse-n1, max, ...
-    #[arg(long, value_name = "CPU", default_value = "cortex-a72")]
-    cpu: String,
+    /// The processor, by QEMU's name: cortex-a53, neoverse-n1, max, ... [default: cortex-a72]
+    #[arg(long, value_name = "CPU")]
+    cpu: Option<String>,
 
-    /// Processors of the machine, 1 to 8
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
-    smp: u8,
+    /// Processors of the machine, 1 to 8 [default: 1; rpi4 has 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
+    smp: Option<u8>,
 
     /// Succeed as soon as a line of the console matches; fail if the guest ends without
     #[arg(long, value_name = "REGEX")]
@@ -59,7 +61,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    args.refuse_what_comes_later()?;
+    args.check()?;
     toolchain::ensure()?;
     let qemu = setup::qemu()?;
     let image = build::redan_img(build::HOST)?;
@@ -82,9 +84,72 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 impl Args {
-    fn refuse_what_comes_later(&self) -> Result<()> {
-        ensure!(self.board == "virt", "--board {}: only virt is supported so far", self.board);
+    fn is_pi(&self) -> bool {
+        self.board == "rpi4"
+    }
+
+    /// What the board cannot be.
+    fn check(&self) -> Result<()> {
+        if self.is_pi() {
+            ensure!(self.gic.is_none_or(|gic| gic == 2), "--gic: a Raspberry Pi 4 has a GICv2");
+            ensure!(self.smp.is_none_or(|smp| smp == 4), "--smp: a Raspberry Pi 4 has 4 CPUs");
+            let cpu = self.cpu.as_deref().unwrap_or("cortex-a72");
+            ensure!(cpu == "cortex-a72", "--cpu: a Raspberry Pi 4 has Cortex-A72s");
+        }
         Ok(())
+    }
+
+    fn virt(&self, ram_mib: u64) -> Board {
+        Board::Virt {
+            gic: self.gic.unwrap_or(3),
+            cpu: self.cpu.clone().unwrap_or_else(|| "cortex-a72".to_owned()),
+            smp: self.smp.unwrap_or(1),
+            ram_mib,
+        }
+    }
+}
+
+/// What QEMU is to load.
+struct Load {
+    board: Board,
+    image: PathBuf,
+    initrd: PathBuf,
+    cmdline: String,
+}
+
+impl Load {
+    fn on_virt(args: &Args, folder: &Path, image: PathBuf, vms: &[Vm]) -> Result<Self> {
+        let packed = bundle::pack(vms);
+        let initrd = folder.join("bundle.cpio");
+        paths::write(&initrd, &packed)?;
+        let board = args.virt(bundle::machine_ram_mib(vms, packed.len()));
+        Ok(Self { board, image, initrd, cmdline: String::new() })
+    }
+
+    /// Makes the card, then does what the board's firmware would do with it.
+    fn on_pi(folder: &Path, image: &Path, vms: &[Vm]) -> Result<Self> {
+        let wishes = Wishes { suite: stock::default_suite(), ..Wishes::default() };
+        let boot = BootFolder::assemble(image, vms, &wishes)?;
+        for advice in boot.advice() {
+            say(format!("for a real board, {advice}"));
+        }
+        let bytes = card::build(&boot.files)?;
+        if boot.missing.is_empty() {
+            check::card(&bytes).context("the card would not boot, which is a bug of ours")?;
+        }
+        let loaded = Loaded::from_card(&bytes).context("the card")?;
+        let write = |name: &str, bytes: &[u8]| -> Result<PathBuf> {
+            let file = folder.join(name);
+            paths::write(&file, bytes)?;
+            Ok(file)
+        };
+        let (tree, card) = (write("board.dtb", &loaded.tree)?, write("card.img", &bytes)?);
+        Ok(Self {
+            board: Board::Rpi4 { tree, card: Some(card) },
+            image: write("kernel8.img", &loaded.kernel)?,
+            initrd: write("bundle.cpio", &loaded.initrd)?,
+            cmdline: loaded.cmdline,
+        })
     }
 }
 
@@ -101,19 +166,17 @@ struct Session {
 impl Session {
     fn prepare(args: &Args, qemu: &Qemu, image: PathBuf, vms: &[Vm]) -> Result<Self> {
         let (folder, lock) = paths::own_output("run")?;
-        let packed = bundle::pack(vms);
-        let initrd = folder.join("bundle.cpio");
-        paths::write(&initrd, &packed)?;
+        let Load { board, image, initrd, cmdline } = match args.is_pi() {
+            true => Load::on_pi(&folder, &image, vms)?,
+            false => Load::on_virt(args, &folder, image, vms)?,
+        };
         let nonce = nonce();
         let terminal = std::io::stdin().is_terminal();
         let machine = Machine {
-            gic: args.gic,
-            cpu: args.cpu.clone(),
-            smp: args.smp,
-            ram_mib: bundle::machine_ram_mib(vms, packed.len()),
+            board,
             image: Some(image),
             initrd: Some(initrd),
-            append: format!("redan.nonce={nonce}"),
+            append: format!("redan.nonce={nonce} {cmdline}").trim_end().to_owned(),
             semihosting: false,
             icount: false,
             serial: if terminal { Serial::Terminal } else { Serial::Pipe },
