@@ -73,9 +73,9 @@ pub mod host_memory;
 #[cfg(target_os = "none")]
 pub mod host_refusals;
 #[cfg(target_os = "none")]
-pub mod host_vm;
-#[cfg(target_os = "none")]
 pub mod host_smp;
+#[cfg(target_os = "none")]
+pub mod host_vm;
 #[cfg(target_os = "none")]
 pub mod smp;
 

@@ -30,7 +30,7 @@ pub const VCPUS: usize = 8;
 global_asm!(
     ".pushsection .rodata.guest_smp, \"a\"",
     ".balign 4096",
-    ".global smp_code, smp_count, smp_look, smp_end",
+    ".global smp_code, smp_count, smp_look, smp_keep, smp_end",
     "smp_code:",
     // Counts in [x9] for ever.
     "smp_count: add x1, x1, #1",
@@ -40,6 +40,37 @@ global_asm!(
     "smp_look: ldr x1, [x9]",
     "hvc #0",
     "b smp_look",
+    // Sets registers from x1 to x5, and FP from [x9]; calls; then tells all of them for ever, FP in
+    // the 512 bytes after.
+    "smp_keep: mov x0, #(3 << 20)",
+    "msr cpacr_el1, x0",
+    "isb",
+    ".arch_extension fp",
+    ".arch_extension simd",
+    ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+    "ldr q\\n, [x9, #(16 * \\n)]",
+    ".endr",
+    "msr oslar_el1, xzr",
+    "msr dbgbvr0_el1, x1",
+    "msr dbgbcr0_el1, x2",
+    "msr mdscr_el1, x3",
+    "msr cntv_cval_el0, x4",
+    "msr tpidr_el0, x5",
+    "hvc #0",
+    "1:",
+    ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+    "str q\\n, [x9, #(512 + 16 * \\n)]",
+    ".endr",
+    ".arch_extension nosimd",
+    ".arch_extension nofp",
+    "mrs x1, dbgbvr0_el1",
+    "mrs x2, dbgbcr0_el1",
+    "mrs x3, mdscr_el1",
+    "mrs x4, cntv_cval_el0",
+    "mrs x5, tpidr_el0",
+    "mrs x6, mpidr_el1",
+    "hvc #0",
+    "b 1b",
     "smp_end:",
     ".balign 4096",
     ".popsection",
@@ -49,6 +80,7 @@ unsafe extern "C" {
     static smp_code: u8;
     static smp_count: u8;
     static smp_look: u8;
+    static smp_keep: u8;
     static smp_end: u8;
 }
 
@@ -59,6 +91,8 @@ pub enum Program {
     Count,
     /// Tells [x9].
     Look,
+    /// Sets registers to x1..x5 and FP to [x9], then tells them.
+    Keep,
 }
 
 impl Program {
@@ -66,6 +100,7 @@ impl Program {
         let label = match self {
             Self::Count => &raw const smp_count,
             Self::Look => &raw const smp_look,
+            Self::Keep => &raw const smp_keep,
         };
         CODE + (label as u64 - &raw const smp_code as u64)
     }
@@ -193,6 +228,18 @@ impl Guest {
             system("MAIR_EL1", mair);
         }
         self.set(n, run::ENTRY_FLAGS, entry::LOAD_CONTEXT);
+    }
+
+    /// After [`Guest::prepare`]: x1 and so on are these.
+    pub fn give(&self, n: usize, registers: &[u64]) {
+        for (at, value) in registers.iter().enumerate() {
+            self.set(n, run::CTX + 1 + at, *value);
+        }
+    }
+
+    /// x0 to x7 of vCPU `n`'s last call.
+    pub fn heard(&self, n: usize) -> [u64; 8] {
+        core::array::from_fn(|at| peek(self.run_page(n) + 8 * (run::EXIT_GPR + at) as u64))
     }
 
     /// x1 of vCPU `n`'s last call.

@@ -5,6 +5,7 @@
 
 mod crew;
 mod guest;
+mod moves;
 mod pages;
 mod power;
 mod sleep;
@@ -19,7 +20,7 @@ pub fn run() {
     gic::get().init();
     println!("{} CPUs", crew::count());
     let clean = digest(&[]);
-    let parts: [(&str, fn()); 10] = [
+    let parts: [(&str, fn()); 11] = [
         ("firmware", power::firmware),
         ("starting", power::starting),
         ("bad starts", power::refusals),
@@ -28,6 +29,7 @@ pub fn run() {
         ("pages", pages::run),
         ("vCPUs", vcpus::run),
         ("stage 2", stages::run),
+        ("moving", moves::run),
         ("off and on", power::again),
         ("teardown", vcpus::teardown),
     ];
