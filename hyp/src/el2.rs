@@ -20,6 +20,8 @@ use crate::arch::gic::Vgic;
 use crate::arch::{boot, idreg, mmu, smc};
 use crate::board;
 use crate::machine::Hw;
+#[cfg(feature = "oracle")]
+use crate::oracle;
 use crate::panic;
 use crate::payload::{Payload, PayloadError};
 use crate::smp;
@@ -95,6 +97,8 @@ fn boot_with(map: &mut Map, tree: &Dtb<'_>, dtb: u64) -> Result<u64, BootError> 
     }
     let owned = [&memory.own()[..], &firmware].concat();
     let private = [interrupts.private(), &memory.unmapped(tree, geometry)?].concat();
+    #[cfg(feature = "oracle")]
+    let specified = oracle::specified(&memory.ram, &owned, &private, interrupts.gic, ipa_bits);
     let mut hyp = Hyp::new(
         hw,
         Config {
@@ -125,6 +129,8 @@ fn boot_with(map: &mut Map, tree: &Dtb<'_>, dtb: u64) -> Result<u64, BootError> 
     let speculation = smc::speculation();
     log::info!("{speculation}");
     HYP.call_once(|| hyp.with_speculation(speculation));
+    #[cfg(feature = "oracle")]
+    oracle::start(specified, survey::strict(tree)?);
     let (start, end) = bringup::bytes_of(memory.plan.carve_out);
     log::info!("EL2 keeps its image and {start:#x}..{end:#x}");
     let known = tree.cpus()?;

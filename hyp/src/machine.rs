@@ -97,7 +97,10 @@ impl Tlb for Hw {
 
 impl Frames for Hw {
     fn read(&self, pfn: Pfn, index: usize) -> u64 {
-        word(pfn, index).load(Ordering::Relaxed)
+        let value = word(pfn, index).load(Ordering::Relaxed);
+        #[cfg(feature = "oracle")]
+        crate::oracle::note_read(index, value);
+        value
     }
     fn write(&self, pfn: Pfn, index: usize, value: u64) {
         word(pfn, index).store(value, Ordering::Relaxed);

@@ -25,6 +25,8 @@ mod heap;
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "memory by physical address")]
 mod machine;
+#[cfg(all(target_os = "none", feature = "oracle"))]
+mod oracle;
 #[cfg(target_os = "none")]
 mod panic;
 #[cfg(target_os = "none")]

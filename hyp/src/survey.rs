@@ -8,7 +8,7 @@ use hyp_abi::{PAGE_SIZE, Pfn};
 use hyp_core::Gic;
 use hyp_core::devices::{Devices, TooMany};
 use hyp_core::memmap::{MemMap, PageRange};
-use hyp_core::plan::{self, Occupied, Plan, memory_map, plan};
+use hyp_core::plan::{self, HEAP_PAGES, Occupied, Plan, memory_map, plan_with};
 use hyp_dtb::dma::{Device, Role};
 use hyp_dtb::system::{MAX_RAM, MAX_RESERVED};
 use hyp_dtb::{Dtb, DtbError, Region, Reserved};
@@ -66,7 +66,7 @@ impl Memory {
             initrd: initrd.map(|r| touched(r.base, r.size)).transpose()?,
             reserved: &reserved,
         };
-        let plan = plan(&ram, &occupied, host)?;
+        let plan = plan_with(&ram, &occupied, host, heap_pages(&ram))?;
         let loaded = [Some(occupied.payload), Some(occupied.dtb), occupied.initrd];
         Ok(Self { ram, image, plan, loaded })
     }
@@ -91,6 +91,13 @@ impl Memory {
     pub fn own(&self) -> [PageRange; 2] {
         [self.image, self.plan.carve_out]
     }
+}
+
+/// The specification's state lives in the heap too: 256 bytes for each page of RAM are twice what a
+/// page takes that is mapped once.
+fn heap_pages(ram: &MemMap) -> u64 {
+    let specification = if cfg!(feature = "oracle") { ram.pages() as u64 / 16 } else { 0 };
+    HEAP_PAGES + specification
 }
 
 fn reserved_pages(

@@ -12,6 +12,10 @@ use hyp_core::{GuestNext, HostAbort, Outcome};
 use crate::arch::percpu::PerCpu;
 use crate::arch::vectors::Frame;
 use crate::arch::{cpu, fp, idreg, switch};
+#[cfg(not(feature = "oracle"))]
+use crate::el2::hyp;
+#[cfg(feature = "oracle")]
+use crate::oracle::judged as hyp;
 use crate::{el2, panic, smp};
 
 /// A synchronous exception of the host.
@@ -41,7 +45,7 @@ fn hypercall(cpu: &mut PerCpu, frame: &mut Frame) {
     if Hypercall::from_function_id(x0) == Some(Hypercall::VcpuPut) {
         fp_to_host(cpu);
     }
-    let (status, ret) = match el2::hyp().hypercall(&mut cpu.local, [x0, x1, x2, x3, x4]) {
+    let (status, ret) = match hyp().hypercall(&mut cpu.local, [x0, x1, x2, x3, x4]) {
         Outcome::NotSupported => (hcall::NOT_SUPPORTED, Ret::default()),
         Outcome::Ret(ret) => (0, ret),
         Outcome::Run => (0, run(cpu)),
@@ -60,7 +64,7 @@ fn run(cpu: &mut PerCpu) -> Ret {
         let (traps, fp) = (&cpu.traps, cpu.fp_is_guests);
         let raw = switch::run(ctx, regime, traps, el2::vgic(), fp, &mut host);
         panic::park_if_over();
-        match el2::hyp().guest_exit(&mut cpu.local, raw) {
+        match hyp().guest_exit(&mut cpu.local, raw) {
             GuestNext::Resume => {}
             GuestNext::Fp => fp_to_guest(cpu),
             GuestNext::Exit(ret) => break ret,
@@ -106,7 +110,7 @@ fn abort(cpu: &mut PerCpu, frame: &mut Frame, esr: Esr, abort: &Abort, far: u64,
         Fault::Translation(_) => abort.ipa(hpfar, far).and_then(Ipa::new),
         _ => None,
     };
-    let answer = page.map(|ipa| el2::hyp().host_abort(&mut cpu.local, ipa));
+    let answer = page.map(|ipa| hyp().host_abort(&mut cpu.local, ipa));
     if answer != Some(HostAbort::Retry) {
         take(cpu, frame, Cause::Refused { esr, far });
     }

@@ -34,6 +34,7 @@ pub mod inject;
 mod life;
 pub mod machine;
 pub mod memmap;
+pub mod observe;
 pub mod owner;
 pub mod plan;
 mod pool;

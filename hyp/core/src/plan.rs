@@ -138,6 +138,19 @@ pub fn memory_map(ram: &[(u64, u64)], no_map: &[(u64, u64)]) -> Result<MemMap, P
 /// # Errors
 /// See [`PlanError`].
 pub fn plan(ram: &MemMap, occupied: &Occupied<'_>, host: Geometry) -> Result<Plan, PlanError> {
+    plan_with(ram, occupied, host, HEAP_PAGES)
+}
+
+/// The same with another size of the heap.
+///
+/// # Errors
+/// See [`PlanError`].
+pub fn plan_with(
+    ram: &MemMap,
+    occupied: &Occupied<'_>,
+    host: Geometry,
+    heap: u64,
+) -> Result<Plan, PlanError> {
     let mut items = occupied.items();
     while let Some((item, range)) = items.next() {
         if !ram.regions().any(|r| r.start() <= range.start() && range.end() <= r.end()) {
@@ -147,7 +160,7 @@ pub fn plan(ram: &MemMap, occupied: &Occupied<'_>, host: Geometry) -> Result<Pla
             return Err(PlanError::Overlap(item, other));
         }
     }
-    let needs = Needs::of(ram, host);
+    let needs = Needs::of(ram, host, heap);
     let pages = needs.total();
     let found = ram.regions().filter_map(|region| occupied.highest_gap(region, pages)).last();
     found.and_then(|carve_out| needs.lay_out(carve_out)).ok_or(PlanError::NoRoom { pages })
@@ -187,11 +200,12 @@ impl Occupied<'_> {
 struct Needs {
     host_root: u64,
     meta: u64,
+    heap: u64,
     pool: u64,
 }
 
 impl Needs {
-    fn of(ram: &MemMap, host: Geometry) -> Self {
+    fn of(ram: &MemMap, host: Geometry, heap: u64) -> Self {
         // The worst case: the host has touched all its RAM, page by page.
         let host_tables = ram.regions().map(|r| {
             let level3 = touched(r, BLOCK);
@@ -199,12 +213,12 @@ impl Needs {
         });
         let pool = host_tables.fold(DEVICE_TABLE_PAGES, u64::saturating_add);
         let meta_bytes = (ram.pages() as u64).saturating_mul(META_BYTES);
-        Self { host_root: host.root_pages(), meta: meta_bytes.div_ceil(PAGE_SIZE), pool }
+        Self { host_root: host.root_pages(), meta: meta_bytes.div_ceil(PAGE_SIZE), heap, pool }
     }
 
     /// Pages of the carve-out: whole 2 MiB.
     fn total(&self) -> u64 {
-        let parts = [self.host_root, self.meta, HEAP_PAGES, self.pool];
+        let parts = [self.host_root, self.meta, self.heap, self.pool];
         let sum = parts.into_iter().fold(0, u64::saturating_add);
         sum.div_ceil(BLOCK).saturating_mul(BLOCK)
     }
@@ -213,7 +227,7 @@ impl Needs {
     fn lay_out(&self, carve_out: PageRange) -> Option<Plan> {
         let (host_root, rest) = split(carve_out, self.host_root)?;
         let (meta, rest) = split(rest, self.meta)?;
-        let (heap, pool) = split(rest, HEAP_PAGES)?;
+        let (heap, pool) = split(rest, self.heap)?;
         Some(Plan { carve_out, host_root, meta, heap, pool })
     }
 }
@@ -363,7 +377,8 @@ mod tests {
     fn the_pool_has_a_table_for_every_span_that_ram_touches() {
         // Two pages on both sides of 2 MiB, 1 GiB and 512 GiB: two tables of each kind; three
         // pages inside one of each: one.
-        let needs = |base, size| Needs::of(&memory_map(&[(base, size)], &[]).unwrap(), forty());
+        let needs =
+            |base, size| Needs::of(&memory_map(&[(base, size)], &[]).unwrap(), forty(), HEAP_PAGES);
         let pool = |base, size| needs(base, size).pool - DEVICE_TABLE_PAGES;
         assert_eq!(pool(512 * GIB_BYTES - 4096, 8192), 6);
         assert_eq!(pool(513 * GIB_BYTES - 4096, 8192), 5);

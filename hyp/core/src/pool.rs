@@ -37,6 +37,12 @@ impl FreeList {
         self.len
     }
 
+    /// The page that came last.
+    #[must_use]
+    pub(crate) const fn head(&self) -> Option<Pfn> {
+        self.head
+    }
+
     /// Adds a page; `false`, and nothing changes, if it is not EL2's to free.
     #[must_use]
     pub fn push<M: Machine>(&mut self, pages: Pages<'_, M>, pfn: Pfn) -> bool {
@@ -121,6 +127,11 @@ impl Stock {
     #[must_use]
     pub const fn given(&self) -> usize {
         self.given
+    }
+    /// Tables that became empty.
+    #[must_use]
+    pub(crate) const fn freed(&self) -> &FreeList {
+        &self.freed
     }
     /// One page more came into a memcache.
     pub fn note_given(&mut self) {

@@ -87,6 +87,11 @@ impl Vm {
         self.vcpus.get_mut(idx).filter(|_| idx < nr).ok_or(Refusal::Invalid)
     }
 
+    /// The places for its vCPUs.
+    pub(crate) fn places(&self) -> &[VcpuSlot] {
+        self.vcpus.get(..self.nr_vcpus).unwrap_or(&self.vcpus)
+    }
+
     /// Hands vCPU `idx` to a CPU.
     ///
     /// # Errors
@@ -175,6 +180,16 @@ impl Slot {
     #[must_use]
     pub const fn new() -> Self {
         Self { generation: 0, handle: Handle::from_raw(0), state: State::Free }
+    }
+
+    /// What it holds.
+    pub(crate) const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The handle minted last.
+    pub(crate) const fn handle(&self) -> Handle {
+        self.handle
     }
 
     /// Takes the place for a new VM, if it is free, and mints the VM's handle.

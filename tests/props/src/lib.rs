@@ -8,7 +8,6 @@
 mod rig;
 mod rng;
 pub mod tiny;
-mod walk;
 
 pub use rig::Rig;
 pub use rng::Rng;

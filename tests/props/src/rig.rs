@@ -6,12 +6,11 @@ use hyp_core::fake::{Access, FakeMachine, become_cpu};
 use hyp_core::hyp::{Config, CpuLocal, Gic, GuestNext, HostAbort, Hyp, Outcome, RawExit};
 use hyp_core::memmap::{MemMap, PageRange};
 use hyp_core::sysreg::ID_REGISTERS;
-use hyp_model::{Answer, Call, Page, State, World, broken, exit, step};
+use hyp_model::{Page, State, World, broken};
+use hyp_oracle::{Divergence, Oracle};
 use hyp_s2::{Geometry, Regime, TablePfn};
-use std::collections::BTreeSet;
 
 use crate::rng::Rng;
-use crate::walk;
 
 const CPUS: usize = 3;
 const EL2_FIRST: u64 = 0x40200;
@@ -26,7 +25,7 @@ const PLAY: [(u64, u64); 3] = [(0x40000, 6), (0x40240, 24), (0x80000, 6)];
 pub struct Rig {
     hyp: Hyp<FakeMachine>,
     cpus: Vec<CpuLocal>,
-    model: State,
+    oracle: Oracle,
     handles: Vec<u64>,
     /// Calls so far.
     pub calls: u64,
@@ -36,6 +35,10 @@ pub struct Rig {
 
 fn pfn(n: u64) -> Pfn {
     Pfn::new(n).expect("a frame")
+}
+
+fn sound<T>(judged: Result<T, Divergence>) -> T {
+    judged.unwrap_or_else(|why| panic!("{why}"))
 }
 
 impl Rig {
@@ -84,13 +87,14 @@ impl Rig {
         };
         let model = State::boot(world, owned.iter());
         let cpus = (0..CPUS).map(CpuLocal::new).collect();
-        Self { hyp, cpus, model, handles: vec![], calls: 0, refused: 0 }
+        let oracle = Oracle::new(model, u32::MAX);
+        Self { hyp, cpus, oracle, handles: vec![], calls: 0, refused: 0 }
     }
 
     /// The state that both sides agree on.
     #[must_use]
     pub fn model(&self) -> &State {
-        &self.model
+        self.oracle.model()
     }
 
     /// The hypervisor alone. What is called here, the specification does not learn.
@@ -115,18 +119,14 @@ impl Rig {
     /// If the host is told what no exit can say.
     pub fn exit(&mut self, cpu: usize, raw: RawExit) -> GuestNext {
         become_cpu(cpu);
-        let next = self.hyp.guest_exit(&mut self.cpus[cpu], raw);
-        if let GuestNext::Exit(told) = next {
-            assert_eq!(exit(&mut self.model, cpu, told), Ok(()), "{raw:x?} ended with {told:x?}");
-        }
-        next
+        sound(self.oracle.guest_exit(&self.hyp, &mut self.cpus[cpu], raw))
     }
 
     /// The run page of the vCPU loaded on a CPU.
     #[must_use]
     pub fn run_page(&self, cpu: usize) -> Option<Pfn> {
-        let (slot, idx) = self.model.loaded(cpu)?;
-        self.model.slots[slot].as_ref()?.vcpus[idx].as_ref().map(|vcpu| vcpu.run)
+        let (slot, idx) = self.model().loaded(cpu)?;
+        self.model().slots[slot].as_ref()?.vcpus[idx].as_ref().map(|vcpu| vcpu.run)
     }
 
     /// One call on both sides.
@@ -137,27 +137,15 @@ impl Rig {
         become_cpu(cpu);
         self.calls += 1;
         let before = self.hyp.machine().snapshot();
-        let outcome = self.hyp.hypercall(&mut self.cpus[cpu], regs);
+        let page = self.run_page(cpu);
+        let entry = || page.map_or(0, |page| self.hyp.machine().peek(page, ENTRY_FLAGS));
+        let judged = self.oracle.hypercall(&self.hyp, &mut self.cpus[cpu], regs, entry);
+        let outcome = sound(judged);
         let name = Hypercall::from_function_id(regs[0]);
-        let seen = match outcome {
-            Outcome::Ret(ret) => ret,
-            _ => Ret::default(),
-        };
-        let entry = self.run_page(cpu).map_or(0, |page| self.hyp.machine().peek(page, ENTRY_FLAGS));
-        let (after, answer) = step(&self.model, Call { cpu, regs, entry }, seen);
-        let seen = seen.x1;
-        match (outcome, answer) {
-            (Outcome::NotSupported, Answer::NotSupported) | (Outcome::Run, Answer::Run) => {}
-            (Outcome::Ret(found), Answer::Ret(expected)) => {
-                assert_eq!(found, expected, "{name:?} {regs:x?} on CPU {cpu}: found, expected")
-            }
-            (Outcome::Ret(_), Answer::Reads) => {}
-            other => panic!("{name:?} {regs:x?} on CPU {cpu}: {other:?}"),
-        }
-        if after == self.model && !matches!(answer, Answer::Run) {
+        let seen = if let Outcome::Ret(ret) = outcome { ret.x1 } else { 0 };
+        if seen < 0 || outcome == Outcome::NotSupported {
             let same = self.hyp.machine().snapshot() == before;
-            let idempotent = seen >= 0 && !matches!(answer, Answer::NotSupported);
-            assert!(same || idempotent, "{name:?} {regs:x?} was refused and changed something");
+            assert!(same, "{name:?} {regs:x?} was refused and changed something");
         }
         self.refused += u64::from(seen < 0);
         if name == Some(Hypercall::ReserveVm) && seen > 0 {
@@ -172,7 +160,6 @@ impl Rig {
             };
             self.hyp.machine().watch(regime, Geometry::new(40).expect("40 bits"));
         }
-        self.model = after;
         self.hyp.machine().settle();
         let violations = self.hyp.machine().take_violations();
         assert!(violations.is_empty(), "{name:?} {regs:x?}: {violations:?}");
@@ -187,20 +174,10 @@ impl Rig {
     /// # Panics
     /// On any difference.
     pub fn compare(&mut self) {
-        assert_eq!(broken(&self.model), None);
+        assert_eq!(broken(self.model()), None);
         self.compare_ownership();
-        let m = self.hyp.machine();
-        let mut linked = BTreeSet::new();
-        for vm in self.model.slots.iter().flatten() {
-            let Some(root) = vm.root else { continue };
-            let (maps, tables) = walk::guest(m, root);
-            assert_eq!(maps, vm.maps, "{:?}: found, expected", vm.handle);
-            assert_eq!(tables.len(), vm.tables(), "{:?}: tables", vm.handle);
-            for table in tables {
-                assert!(vm.donated.contains(&table), "{table:?} was never donated");
-                assert!(linked.insert(table), "{table:?} is in two VMs");
-            }
-        }
+        become_cpu(0);
+        sound(self.oracle.compare(&self.hyp, &mut self.cpus[0]));
     }
 
     /// The audit stream against the specification's pages.
@@ -223,13 +200,13 @@ impl Rig {
                     shares: ret.x4 as u32,
                     pins: (ret.x4 >> 32) as u16,
                 };
-                assert_eq!(found, self.model.page(pfn(n)), "page {n:#x}: found, expected");
+                assert_eq!(found, self.model().page(pfn(n)), "page {n:#x}: found, expected");
                 covered += 1;
             }
             assert!(ret.x5 > at, "the audit does not move on");
             at = ret.x5;
         }
-        let pages = self.model.world.ram.iter().map(|(_, n)| n).sum::<u64>();
+        let pages = self.model().world.ram.iter().map(|(_, n)| n).sum::<u64>();
         assert_eq!(covered, pages, "the audit left pages out");
     }
 
@@ -244,11 +221,11 @@ impl Rig {
         let private =
             (GICH..GICH + 2).contains(&page.raw()) || (GICV..GICV + 2).contains(&page.raw());
         let beyond = page.raw() >= 1 << 28;
-        let may = !beyond && !private && self.model.page(page).host != PageState::NoPage;
+        let may = !beyond && !private && self.model().page(page).host != PageState::NoPage;
         let m = self.hyp.machine();
         let mut reached = m.access(cpu, Vmid::HOST, ipa, Access::Write).ok();
         if reached.is_none() {
-            match self.hyp.host_abort(&mut self.cpus[cpu], ipa) {
+            match sound(self.oracle.host_abort(&self.hyp, &mut self.cpus[cpu], ipa)) {
                 HostAbort::Retry => {
                     reached = m.access(cpu, Vmid::HOST, ipa, Access::Write).ok();
                     assert!(reached.is_some(), "told to retry {page:?} in vain");
@@ -270,7 +247,7 @@ impl Rig {
     /// # Panics
     /// If it does not.
     pub fn guest_touch(&mut self, cpu: usize, slot: usize, gfn: Gfn, write: bool) {
-        let Some(vm) = &self.model.slots[slot] else { return };
+        let Some(vm) = &self.model().slots[slot] else { return };
         if vm.root.is_none() {
             return;
         }
@@ -352,11 +329,12 @@ impl Rig {
     }
 
     fn handles_live(&self) -> usize {
-        self.model.slots.iter().flatten().count()
+        self.model().slots.iter().flatten().count()
     }
 
     fn some_handle(&self, rng: &mut Rng) -> u64 {
-        let live: Vec<u64> = self.model.slots.iter().flatten().map(|vm| vm.handle.raw()).collect();
+        let live: Vec<u64> =
+            self.model().slots.iter().flatten().map(|vm| vm.handle.raw()).collect();
         match rng.below(16) {
             0 => hostile(rng),
             1 if !self.handles.is_empty() => rng.pick(&self.handles),
