@@ -29,6 +29,8 @@ struct Bench {
     /// Whether a vCPU had something to wake for when it was last asked for news.
     awake: Vec<bool>,
     ledger: Ledger,
+    /// Accesses so far that must not change anything.
+    odd: usize,
 }
 
 /// Does what the tape says.
@@ -50,6 +52,7 @@ pub fn vgic(bytes: &[u8]) {
         inside: vec![false; vcpus],
         awake: vec![false; vcpus],
         ledger: Ledger::new(version, vcpus),
+        odd: 0,
     };
     while tape.more() {
         bench.step(&mut tape);
@@ -67,7 +70,7 @@ impl Bench {
         match what & 15 {
             0..=2 => {
                 let (access, value) = (registers::dist(tape), registers::value(tape));
-                registers::write_dist(&mut self.gic, vcpu, access, value);
+                self.odd += registers::write_dist(&mut self.gic, vcpu, access, value, self.odd);
                 self.ledger.wrote_dist(vcpu, access, value);
             }
             3 => {
@@ -78,7 +81,7 @@ impl Bench {
             4 | 6 if self.gic.version() == Version::V2 => {}
             4 => {
                 let (access, value) = (registers::redist(tape, self.vcpus), registers::value(tape));
-                registers::write_redist(&mut self.gic, access, value);
+                self.odd += registers::write_redist(&mut self.gic, access, value, self.odd);
                 self.ledger.wrote_redist(access, value);
             }
             5 => registers::check_dist(&self.gic, vcpu, tape),
