@@ -60,7 +60,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let seed = args.seed.unwrap_or_else(|| u32::try_from(new_seed() >> 1).unwrap_or(1));
     let time = Duration::from_secs(args.minutes.saturating_mul(60));
-    say(format!("{} targets, {} min each, seed {seed}", wanted.len(), args.minutes));
+    say(format!("{}: {} min each, seed {seed}", wanted.join(", "), args.minutes));
     for target in wanted {
         let report = fuzzer.run(&target, Limits { time, jobs: args.jobs, seed })?;
         println!("{target:<12} {}", report.brief());
