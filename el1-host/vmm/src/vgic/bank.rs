@@ -20,9 +20,9 @@ pub(super) struct Late {
     again: u32,
     /// ICPENDR was written: not pending if it has not been taken.
     unpend: u32,
-    /// ISACTIVER.
+    /// ISACTIVER was written, and no ICACTIVER after it.
     activate: u32,
-    /// ICACTIVER or DIR.
+    /// ICACTIVER or DIR was written.
     deactivate: u32,
 }
 
@@ -204,7 +204,6 @@ impl Bank {
             BitRegister::SetActive => {
                 self.set_taken(value & !self.active, NOT_TAKEN);
                 self.active |= value & !self.listed;
-                self.late.deactivate &= !value;
                 self.late.activate |= listed;
             }
             BitRegister::ClearActive => {

@@ -31,13 +31,10 @@ impl Vgic {
         let Some(cpu) = self.cpus.get_mut(target) else { return };
         let Some(waiting) = cpu.sources.get_mut(sgi) else { return };
         *waiting = change(*waiting);
-        let waits = *waiting != 0;
         sync_sgi(&mut cpu.private, bit_of(sgi), *waiting);
         self.touched |= 1;
-        if waits {
-            // Another sender's SGI, beside that in the list register.
-            self.recall(target, 0, bit_of(sgi));
-        }
+        // Another sender's SGI, beside that in the list register.
+        self.recall(target, 0, bit_of(sgi));
     }
 
     /// Byte `at` of GICD_CPENDSGIR and GICD_SPENDSGIR: the senders that wait, of existing vCPUs.

@@ -170,6 +170,34 @@ fn what_was_noted_for_one_run_is_not_applied_to_the_next() {
     acknowledge(&mut lrs, 0);
     g.fold(1, &lrs);
     assert_eq!((read(&g, 0x204), read(&g, 0x304)), (0, 1 << 8));
+    let (mut g, lrs) = given(Version::V3);
+    let _ = word(&mut g, 0, 0x304, 1 << 8);
+    g.fold(1, &lrs);
+    let mut lrs = g.fill(1).lrs;
+    deactivate(&mut lrs, 0);
+    g.fold(1, &lrs);
+    assert_eq!(read(&g, 0x304), 0);
+}
+
+#[test]
+fn an_spi_that_software_deactivates_and_activates_elsewhere_is_active_there_only() {
+    let mut g = three(Version::V3, &[]);
+    g.write_dist(1, access(0x304, 4), 1 << 8);
+    g.write_dist(2, access(0x384, 4), 1 << 8);
+    g.write_dist(2, access(0x304, 4), 1 << 8);
+    assert_eq!((g.fill(1).used, listed(&g.fill(2))), (0, vec![(40, A)]));
+}
+
+#[test]
+fn writing_the_control_register_makes_leave_only_if_it_changes_and_is_pending_only_if_it_disables()
+{
+    let (mut g, lrs) = given(Version::V3);
+    assert_eq!(word(&mut g, 0, 0, 3), VcpuSet::EMPTY);
+    g.fold(1, &lrs);
+    let _ = word(&mut g, 0, 0, 1);
+    let _ = g.fill(1);
+    assert_eq!(word(&mut g, 0, 0, 3), only(1));
+    assert_eq!(read(&g, 0) >> 31, 0);
 }
 
 #[test]
@@ -216,6 +244,12 @@ fn a_pending_interrupt_that_did_not_fit_and_becomes_urgent_makes_its_vcpu_leave(
     let _ = g.news();
     assert!(!listed(&g.fill(1)).contains(&(44, P)));
     assert_eq!(g.news(), VcpuSet::EMPTY);
+    // In another group it may be the only one that the guest takes.
+    g.write_dist(0, access(0x84, 4), 1 << 12);
+    assert_eq!(g.news(), only(1));
+    let _ = g.fill(1);
+    g.write_dist(0, access(0x84, 4), 0);
+    let _ = (g.news(), g.fill(1), g.news());
     g.write_dist(0, access(0x400 + 44, 1), 0);
     assert_eq!(g.news(), only(1));
     assert_eq!(listed(&g.fill(1))[0], (44, P));
@@ -328,7 +362,29 @@ fn an_spi_that_its_vcpu_does_not_take_goes_to_the_next_target() {
     deactivate(&mut lrs, 0);
     g.fold(2, &lrs);
     assert!(g.pending_for(2), "the line is high");
+    // Of three, each has its turn.
+    let mut g = three(Version::V2, &[40]);
+    g.write_dist(0, access(0x828, 1), 0b111);
+    g.set_line(0, 40, true);
+    for turn in [1, 2, 0, 1] {
+        assert!(g.pending_for(turn));
+        let lrs = g.fill(turn).lrs;
+        g.fold(turn, &lrs);
+    }
+    // One that is active there does not move, though pending again.
+    g.write_dist(0, access(0xc08, 4), 2 << 16);
+    g.write_dist(0, access(0x204, 4), 1 << 8);
+    let mut lrs = g.fill(2).lrs;
+    acknowledge(&mut lrs, 0);
+    g.fold(2, &lrs);
+    g.write_dist(0, access(0x204, 4), 1 << 8);
+    let lrs = g.fill(2).lrs;
+    assert_eq!(lrs[0] & lr::STATE_MASK, P | A);
+    g.fold(2, &lrs);
+    assert_eq!(g.fill(2).lrs[0] & lr::STATE_MASK, P | A);
     // Nobody else may have it: it stays.
+    let mut g = three(Version::V2, &[40]);
+    g.set_line(0, 40, true);
     g.write_dist(0, access(0x828, 1), 0b100);
     let lrs = g.fill(2).lrs;
     g.fold(2, &lrs);
