@@ -1,14 +1,16 @@
 //! Physical interrupts end a run; virtual ones reach the guest; nothing else does.
 
 use hyp_abi::Hypercall as H;
-use hyp_abi::lr::{GROUP1, HW, PINTID_SHIFT, PRIORITY_SHIFT, STATE_MASK, STATE_PENDING};
-use hyp_abi::run::{self, Exit, entry};
+use hyp_abi::lr::{
+    EOI, GROUP1, HW, PINTID_SHIFT, PRIORITY_SHIFT, SOURCE_SHIFT, STATE_MASK, STATE_PENDING,
+};
+use hyp_abi::run::{self, Exit, entry, vgic_hcr};
 
 use super::code;
 use super::cpu::{Cpu, Out, RWX};
 use crate::host::{Vm, World, must};
-use crate::timer::{self, PHYSICAL_PPI, VIRTUAL_PPI};
-use crate::{check, check_eq, gic, hcall, read};
+use crate::timer::{self, ENABLE, PHYSICAL_PPI, VIRTUAL_PPI};
+use crate::{check, check_eq, gic, hcall, read, write};
 
 /// Where the guest sees its GICv2 CPU interface.
 const GICC: u64 = 0x0801_0000;
@@ -25,6 +27,8 @@ pub fn run() {
     software(&cpu, world);
     foreign(&cpu, world);
     too_many(&cpu, world);
+    sources(&cpu, world);
+    underflow(&cpu, world);
     gic::get().disable(VIRTUAL_PPI);
     cpu.end();
 }
@@ -170,4 +174,59 @@ fn too_many(cpu: &Cpu, world: World) {
         cpu.set(run::LR + n, 0);
     }
     inject(cpu, &[]);
+}
+
+/// A GICv2's SGIs say who sent them, and the guest says it back at their end (IHI0048 4.4.4).
+fn sources(cpu: &Cpu, world: World) {
+    if !world.gicv2 {
+        return;
+    }
+    for source in [0, 3, 7] {
+        inject(cpu, &[pending(world, 5) | source << SOURCE_SHIFT | EOI]);
+        let out = cpu.start(code::irq_on(), &[interface(world)]);
+        let args = cpu.args();
+        check_eq!(
+            (out.exit, args[0], args[1]),
+            (Some(Exit::Hvc), 0xe005, 5 | source << 10),
+            "SGI 5 of CPU {source} arrives with its source"
+        );
+        check_eq!(cpu.word(run::LR) & STATE_MASK, 0, "and ends with it");
+        check_eq!(cpu.word(run::VGIC_MISR) & 1, 1, "of which the host is told, as it asked");
+    }
+    inject(cpu, &[]);
+}
+
+/// With UIE the run ends when at most one list register is left, for the host to bring more.
+fn underflow(cpu: &Cpu, world: World) {
+    const MAINTENANCE: u32 = 25;
+    const U: u64 = 1 << 1;
+    let gic = gic::get();
+    gic.enable(MAINTENANCE);
+    cpu.set(run::VGIC_HCR, vgic_hcr::UIE);
+    inject(cpu, &[64, 65, 66].map(|intid| pending(world, intid)));
+    cpu.context(code::irq_on(), &[interface(world)]);
+    cpu.set(run::ENTRY_FLAGS, entry::LOAD_CONTEXT);
+    let (mut came, mut ended) = (0, false);
+    // A watchdog, lest the guest spin for ever.
+    gic.enable(PHYSICAL_PPI);
+    write!("cntp_cval_el0", read!("cntpct_el0") + timer::ticks(300));
+    write!("cntp_ctl_el0", ENABLE);
+    for _ in 0..4 {
+        let out = cpu.once();
+        cpu.set(run::ENTRY_FLAGS, 0);
+        ended = out.exit == Some(Exit::Irq) && cpu.word(run::VGIC_MISR) & U != 0;
+        came += u64::from(out.exit == Some(Exit::Hvc));
+        if out.exit != Some(Exit::Hvc) {
+            break;
+        }
+    }
+    write!("cntp_ctl_el0", 0);
+    check!(ended && (1..=2).contains(&came), "an empty set of list registers ends the run");
+    let lrs: [u64; 3] = core::array::from_fn(|n| cpu.word(run::LR + n));
+    let left = lrs.iter().filter(|lr| *lr & STATE_MASK != 0).count();
+    check_eq!(left, 1, "with the last one still to come");
+    check!(!gic.is_pending(MAINTENANCE), "and nothing of it stays with the host");
+    cpu.set(run::VGIC_HCR, 0);
+    inject(cpu, &[]);
+    gic.disable(MAINTENANCE);
 }
