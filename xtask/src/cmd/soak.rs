@@ -189,7 +189,7 @@ impl Form {
                 let again = format!(
                     "REDAN_SEED={seed} REDAN_STEPS={steps} cargo test --release -p props --test random"
                 );
-                judged("random hosts", cmd, again, format!("seed {seed}")).map(Some)
+                judged("random hosts", cmd, again, format!("random hosts, seed {seed}")).map(Some)
             }
             Self::Fuzz(fuzzer, targets) => {
                 let at = usize::try_from(n).unwrap_or(usize::MAX);
