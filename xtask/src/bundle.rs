@@ -154,6 +154,12 @@ pub fn machine_ram_mib(vms: &[Vm], len: usize) -> u64 {
     (guests + bundle + 192).next_multiple_of(64).max(512)
 }
 
+/// The same, where the specification beside EL2 may want a sixteenth of all RAM for its state.
+#[must_use]
+pub fn with_oracle(ram_mib: u64, oracle: bool) -> u64 {
+    if oracle { (ram_mib + ram_mib / 8).next_multiple_of(64) } else { ram_mib }
+}
+
 /// `bytes`, unpacked if they are gzip.
 pub fn gunzip(bytes: Vec<u8>) -> Result<Vec<u8>> {
     if !bytes.starts_with(&[0x1f, 0x8b]) {

@@ -36,6 +36,8 @@ pub struct Case {
     pub smp: u8,
     /// In the repeatable lane.
     pub icount: bool,
+    /// With the specification beside EL2.
+    pub oracle: bool,
 }
 
 /// What the command line asks of every test, whatever its row says.
@@ -45,6 +47,8 @@ pub struct Lane {
     pub smp: Option<u8>,
     /// The repeatable lane, where the row does not refuse it.
     pub icount: bool,
+    /// With the specification beside EL2, and not without.
+    pub oracle: bool,
 }
 
 impl Case {
@@ -55,12 +59,18 @@ impl Case {
         let icount = test.icount.unwrap_or(lane.icount);
         let case = |board, gic, cpu: &str, smp| {
             let (test, cpu) = (test.clone(), cpu.to_owned());
-            Self { test, board, gic, cpu, smp, icount }
+            Self { test, board, gic, cpu, smp, icount, oracle: lane.oracle }
         };
         let mut cases = Vec::new();
         if test.board.contains(&BoardName::Virt) {
             for (gic, cpu) in test.gic.iter().flat_map(|g| test.cpu.iter().map(move |c| (g, c))) {
                 cases.extend(smps.iter().map(|smp| case(BoardName::Virt, *gic, cpu, *smp)));
+            }
+            if test.oracle && !lane.oracle {
+                let first = |case: &&Self| test.cpu.first() == Some(&case.cpu);
+                let again = cases.iter().filter(first).cloned();
+                let again: Vec<_> = again.map(|case| Self { oracle: true, ..case }).collect();
+                cases.extend(again);
             }
         }
         if test.board.contains(&BoardName::Rpi4) && lane.smp.is_none_or(|smp| smp == 4) {
@@ -72,8 +82,13 @@ impl Case {
     /// How it is called in lists and reports.
     #[must_use]
     pub fn name(&self) -> String {
-        let Self { test, board, gic, cpu, smp, icount } = self;
-        let lane = if *icount { ",icount" } else { "" };
+        let Self { test, board, gic, cpu, smp, icount, oracle } = self;
+        let lane = match (icount, oracle) {
+            (false, false) => "",
+            (true, false) => ",icount",
+            (false, true) => ",oracle",
+            (true, true) => ",icount,oracle",
+        };
         match board {
             BoardName::Virt => format!("{}[gic{gic},{cpu},smp{smp}{lane}]", test.name),
             BoardName::Rpi4 => format!("{}[rpi4{lane}]", test.name),
@@ -113,7 +128,7 @@ impl Case {
 
     fn machine(&self, qemu: &Qemu, folder: &Path, nonce: &str) -> Result<Machine> {
         let test = &self.test;
-        let image = build::packed(test.payload.as_deref().unwrap_or(build::HOST))?;
+        let image = build::packed(test.payload.as_deref().unwrap_or(build::HOST), self.oracle)?;
         let vms = self.vms()?;
         let packed = bundle::pack(&vms);
         let board = match self.board {
@@ -121,9 +136,9 @@ impl Case {
                 gic: self.gic,
                 cpu: self.cpu.clone(),
                 smp: self.smp,
-                ram_mib: test
-                    .ram_mib
-                    .unwrap_or_else(|| bundle::machine_ram_mib(&vms, packed.len())),
+                ram_mib: test.ram_mib.unwrap_or_else(|| {
+                    bundle::with_oracle(bundle::machine_ram_mib(&vms, packed.len()), self.oracle)
+                }),
             },
             BoardName::Rpi4 => Board::Rpi4 { tree: rpi4::tree()?, card: None },
         };
@@ -293,6 +308,17 @@ mod tests {
         Case::all(&Registry::parse(&text).unwrap().test[0], Lane::default()).remove(0)
     }
 
+    #[test]
+    fn the_oracle_looks_at_a_test_once_more_on_its_first_cpu_or_at_all_of_them() {
+        let text = "[[test]]\nname = \"t\"\nabout = \"a\"\npayload = \"x\"\ncpu = [\"max\", \"cortex-a53\"]\noracle = true\n";
+        let test = &Registry::parse(text).unwrap().test[0];
+        let names = |lane| Case::all(test, lane).iter().map(Case::name).collect::<Vec<_>>();
+        let plain = ["t[gic3,max,smp1]", "t[gic3,cortex-a53,smp1]", "t[gic3,max,smp1,oracle]"];
+        assert_eq!(names(Lane::default()), plain);
+        let all = ["t[gic3,max,smp1,oracle]", "t[gic3,cortex-a53,smp1,oracle]"];
+        assert_eq!(names(Lane { oracle: true, ..Lane::default() }), all);
+    }
+
     fn report(end: End, verdict: Option<HostVerdict>) -> Report {
         let (script, screen) = (Script::default(), Screen::default());
         Report { end, verdict, script, screen, stderr: String::new() }
@@ -320,7 +346,7 @@ mod tests {
                 "t[gic3,cortex-a53,smp8]",
             ]
         );
-        let lane = Lane { smp: Some(4), icount: true };
+        let lane = Lane { smp: Some(4), icount: true, oracle: false };
         assert_eq!(names(lane)[0], "t[gic2,max,smp4,icount]");
         let text = "[[test]]\nname = \"t\"\nabout = \"a\"\npayload = \"x\"\nboard = [\"rpi4\"]\n";
         let registry = Registry::parse(text).unwrap();
@@ -329,7 +355,7 @@ mod tests {
         };
         assert_eq!(on_pi(Lane::default()), ["t[rpi4]"]);
         assert_eq!(on_pi(lane), ["t[rpi4,icount]"]);
-        assert!(on_pi(Lane { smp: Some(2), icount: false }).is_empty(), "it has four CPUs");
+        assert!(on_pi(Lane { smp: Some(2), ..Lane::default() }).is_empty(), "it has four CPUs");
         assert_eq!(names(lane).len(), 4);
         let never = Test { icount: Some(false), ..test.clone() };
         assert!(Case::all(&never, lane).iter().all(|case| !case.icount));

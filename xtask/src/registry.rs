@@ -108,6 +108,10 @@ pub struct Test {
     /// The exit status that `semihosting` must end with.
     #[serde(default)]
     pub exit: i32,
+    /// Once more, on the first `cpu`, with the specification beside EL2 (docs/assurance.md, "On the
+    /// target"). `cargo xtask qemu-test --oracle` runs all tests so.
+    #[serde(default)]
+    pub oracle: bool,
     /// A long form, of another row most often: run by `cargo xtask qemu-test --soak` only.
     #[serde(default)]
     pub soak: bool,

@@ -48,6 +48,10 @@ pub struct Args {
     #[arg(long, value_name = "CPU", default_value = "cortex-a72")]
     cpu: String,
 
+    /// With the specification beside EL2 as well, which looks at every call from inside
+    #[arg(long)]
+    oracle: bool,
+
     /// Attack protected VMs too [comes with them]
     #[arg(long)]
     protected: bool,
@@ -57,7 +61,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     args.refuse_what_comes_later()?;
     toolchain::ensure()?;
     let qemu = setup::qemu()?;
-    let image = build::redan_img(PAYLOAD)?;
+    let image = build::redan_img_with(PAYLOAD, args.oracle)?;
     let seed = args.seed.unwrap_or_else(new_seed);
     let folder = paths::output("attack")?;
     let nonce = run::nonce();
@@ -110,8 +114,9 @@ impl Args {
     /// The command that does the same again.
     fn command(&self, seed: u64) -> String {
         let Self { calls, smp, gic, cpu, .. } = self;
+        let oracle = if self.oracle { " --oracle" } else { "" };
         format!(
-            "cargo xtask attack --seed {seed} --calls {calls} --smp {smp} --gic {gic} --cpu {cpu}"
+            "cargo xtask attack --seed {seed} --calls {calls} --smp {smp} --gic {gic} --cpu {cpu}{oracle}"
         )
     }
 }
@@ -142,7 +147,15 @@ mod tests {
     use std::process::ExitStatus;
 
     fn args() -> Args {
-        Args { seed: None, calls: 1000, smp: 4, gic: 2, cpu: "max".into(), protected: false }
+        Args {
+            seed: None,
+            calls: 1000,
+            smp: 4,
+            gic: 2,
+            cpu: "max".into(),
+            oracle: false,
+            protected: false,
+        }
     }
 
     fn report(end: End, verdict: Option<Verdict>) -> Report {

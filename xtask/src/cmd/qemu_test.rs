@@ -44,6 +44,10 @@ pub struct Args {
     #[arg(long)]
     icount: bool,
 
+    /// All tests with the specification beside EL2, not only those that say so
+    #[arg(long)]
+    oracle: bool,
+
     /// The long forms instead, which nothing else runs
     #[arg(long)]
     soak: bool,
@@ -91,7 +95,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let text = std::fs::read_to_string(paths::root().join("tests/qemu.toml"))?;
     let registry = Registry::parse(&text).context("tests/qemu.toml")?;
     let wanted = |name: &str| args.filter.as_ref().is_none_or(|f| name.contains(f.as_str()));
-    let lane = Lane { smp: args.smp, icount: args.icount };
+    let lane = Lane { smp: args.smp, icount: args.icount, oracle: args.oracle };
     let rows = registry.test.iter().filter(|test| test.soak == args.soak);
     let cases = rows.flat_map(|test| Case::all(test, lane));
     let cases: Vec<Case> = cases.filter(|case| wanted(&case.name())).collect();
@@ -109,6 +113,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let qemu = setup::qemu()?;
         let _step = Step::new("building the images");
         build::all()?;
+        if cases.iter().any(|case| case.oracle) {
+            build::oracle()?;
+        }
         drop(_step);
         for outcome in qemu_tests(args, &qemu, cases)? {
             counts.add(outcome.status);

@@ -58,13 +58,17 @@ pub struct Args {
     /// Fail after this many seconds [default: none; 180 with --expect]
     #[arg(long, value_name = "S")]
     timeout: Option<u64>,
+
+    /// With the specification beside EL2: slower, and a divergence ends it (docs/assurance.md)
+    #[arg(long)]
+    oracle: bool,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     args.check()?;
     toolchain::ensure()?;
     let qemu = setup::qemu()?;
-    let image = build::redan_img(build::HOST)?;
+    let image = build::redan_img_with(build::HOST, args.oracle)?;
     let vms = args.guests.load()?;
     let session = Session::prepare(args, &qemu, image, &vms)?;
     if session.terminal && args.expect.is_none() {
@@ -122,7 +126,8 @@ impl Load {
         let packed = bundle::pack(vms);
         let initrd = folder.join("bundle.cpio");
         paths::write(&initrd, &packed)?;
-        let board = args.virt(bundle::machine_ram_mib(vms, packed.len()));
+        let board =
+            args.virt(bundle::with_oracle(bundle::machine_ram_mib(vms, packed.len()), args.oracle));
         Ok(Self { board, image, initrd, cmdline: String::new() })
     }
 
