@@ -4,6 +4,12 @@
 // Out:  el1_host_main(x0 = device tree) on the boot stack, MMU and caches on.
 // Uses: x19 device tree, x20 image base, x21 next free early table, x22 root.
 //
+// Secondary CPUs enter at el1_secondary_entry, see below.
+//
+// Constants from arch/boot.rs: STACK_STEP bytes of stacks a CPU, of which the
+// first STACK_TOP end at the top of its own stack, the rest at the top of its
+// exception stack.
+//
 // The image runs where it was put (any 2 MiB boundary): it relocates itself,
 // clears its bss, and maps only its own 2 MiB blocks and the device tree's,
 // virtual = physical. Rust then builds the final, W^X map (arch/mmu.rs). No
@@ -24,6 +30,8 @@
 .equ SCTLR_OFF,     0x30d00800
 // MMU, caches, stack alignment checks.
 .equ SCTLR_ON,      (SCTLR_OFF | 1 << 0 | 1 << 2 | 1 << 3 | 1 << 12)
+// With the final map: what is writable is never executable.
+.equ SCTLR_FINAL,   (SCTLR_ON | 1 << 19)
 
 .section .head.text, "ax"
 .global __el1_image_start
@@ -119,6 +127,57 @@ el1_entry:
     dsb     nsh
     isb
 
+    bl      el1_translation
+    ldr     w1, =SCTLR_ON
+    msr     sctlr_el1, x1
+    isb
+
+    mov     x0, xzr
+    bl      el1_stacks
+    mov     x29, xzr
+    mov     x30, xzr
+    mov     x0, x19
+    b       el1_host_main
+
+.L_park:
+    wfe
+    b       .L_park
+
+// A CPU that the boot CPU has asked PSCI to start.
+//
+// In:   EL1h, MMU and caches off, DAIF masked, x0 = its number, 1..7.
+// Out:  el1_secondary_main(x0 = number) on its own stack, in the final map.
+//
+// Reads nothing but instructions and literals before its caches are on: what
+// the other CPUs have written may still be in theirs.
+.global el1_secondary_entry
+el1_secondary_entry:
+    msr     daifset, #0xf
+    ldr     w1, =SCTLR_OFF
+    msr     sctlr_el1, x1
+    isb
+    mov     x19, x0
+    ic      iallu
+    tlbi    vmalle1
+    dsb     nsh
+    isb
+    adrp    x22, el1_final_tables
+    mov     x1, #1
+    bfi     x22, x1, #48, #16           // ASID 1
+    bl      el1_translation
+    ldr     w1, =SCTLR_FINAL
+    msr     sctlr_el1, x1
+    isb
+    mov     x0, x19
+    bl      el1_stacks
+    mov     x29, xzr
+    mov     x30, xzr
+    mov     x0, x19
+    b       el1_secondary_main
+
+// All registers of stage 1 but SCTLR_EL1, for the tables in x22 (TTBR0_EL1: the
+// early map has ASID 0, the final one ASID 1). Changes x1..x3.
+el1_translation:
     ldr     x1, =MAIR_VALUE
     msr     mair_el1, x1
     mrs     x2, id_aa64mmfr0_el1        // PARange, at most 48 bits
@@ -129,28 +188,27 @@ el1_entry:
     ldr     x1, =TCR_VALUE
     bfi     x1, x2, #32, #3
     msr     tcr_el1, x1
-    msr     ttbr0_el1, x22              // ASID 0; the final map has ASID 1
+    msr     ttbr0_el1, x22
     msr     ttbr1_el1, xzr
     msr     cpacr_el1, xzr              // FP is never used here: trap it
     adrp    x1, el1_vectors
     add     x1, x1, :lo12:el1_vectors
     msr     vbar_el1, x1
     isb
-    ldr     w1, =SCTLR_ON
-    msr     sctlr_el1, x1
-    isb
+    ret
 
-    adrp    x1, __el1_stack_top
-    add     x1, x1, :lo12:__el1_stack_top
-    mov     sp, x1
-    mov     x29, xzr
-    mov     x30, xzr
-    mov     x0, x19
-    b       el1_host_main
-
-.L_park:
-    wfe
-    b       .L_park
+// Sets both stack pointers of CPU x0: SP_EL0 is the exception stack's, because
+// this host runs with SP_EL1 only. Changes x1, x2.
+el1_stacks:
+    adrp    x1, __el1_stacks
+    add     x1, x1, :lo12:__el1_stacks
+    ldr     x2, ={step}
+    madd    x1, x0, x2, x1
+    add     x2, x1, x2
+    msr     sp_el0, x2
+    ldr     x2, ={top}
+    add     sp, x1, x2
+    ret
 
 // Maps the 2 MiB block at x0 with descriptor attributes x1 in the early tables.
 // Changes x4..x8 and x21 (takes a table). Keeps x0, x1.

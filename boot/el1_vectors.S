@@ -1,7 +1,8 @@
 // Exception vectors of the EL1 host. Every exception is fatal: the host runs
 // with interrupts masked and polls them (arch/gic.rs), and none of its code is
-// meant to fault. So nothing is ever returned to, and each entry may take a
-// stack of its own, which makes a stack overflow an ordinary report.
+// meant to fault. So nothing is ever returned to, and each CPU has a stack for
+// exceptions, which makes a stack overflow an ordinary report. Its top is kept
+// in SP_EL0, the stack pointer that the host does not use (boot/el1.S).
 //
 // Out: el1_exception(x0 = kind 0..15, x1 = frame of x0..x30 and the old sp).
 
@@ -36,9 +37,8 @@ el1_vectors:
 .L_exception:
     msr     tpidr_el0, x1
     mov     x1, sp
-    msr     sp_el0, x1                  // the old sp, until it is in the frame
-    adrp    x1, __el1_exception_stack_top
-    add     x1, x1, :lo12:__el1_exception_stack_top
+    msr     tpidrro_el0, x1             // the old sp, until it is in the frame
+    mrs     x1, sp_el0
     mov     sp, x1
     sub     sp, sp, #256
     stp     x2, x3, [sp, #16]
@@ -55,7 +55,7 @@ el1_vectors:
     stp     x24, x25, [sp, #192]
     stp     x26, x27, [sp, #208]
     stp     x28, x29, [sp, #224]
-    mrs     x1, sp_el0
+    mrs     x1, tpidrro_el0
     stp     x30, x1, [sp, #240]
     mrs     x2, tpidr_el1
     mrs     x3, tpidr_el0

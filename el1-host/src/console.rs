@@ -1,8 +1,8 @@
 //! The host's voice: `log` lines with the prefix `[host]` on the console UART.
 //!
-//! A guest's bytes go out by the same UART, through the UART model. So that a log line starts at
-//! the left even if the guest stopped in the middle of a line, the console remembers the last byte.
-//! Lock rank: console, the highest. The panic and exception reports take no lock.
+//! Guests' bytes go out by the same UART, through the UART model; `lines` says when and with which
+//! prefix. A log line always starts at the left. Lock rank: console, the highest. The panic and
+//! exception reports take no lock.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -12,9 +12,12 @@ use spin::Once;
 use spin::mutex::TicketMutex;
 
 use crate::arch::pl011::Pl011;
+use crate::arch::timer;
+use crate::lines::{Lines, PATIENCE_MS};
 
 static UART: Once<Pl011> = Once::new();
-static TURN: TicketMutex<()> = TicketMutex::new(());
+static LINES: TicketMutex<Lines> = TicketMutex::new(Lines::new());
+/// For reports that take no lock.
 static AT_LINE_START: AtomicBool = AtomicBool::new(true);
 
 struct Sink<'a>(&'a Pl011);
@@ -26,9 +29,6 @@ impl Write for Sink<'_> {
                 self.0.send(b'\r');
             }
             self.0.send(byte);
-        }
-        if let Some(last) = text.bytes().last() {
-            AT_LINE_START.store(last == b'\n', Ordering::Relaxed);
         }
         Ok(())
     }
@@ -63,19 +63,54 @@ pub fn start(uart: Pl011) {
 
 /// Writes a line of the host's, whatever the log level is.
 pub fn say(line: fmt::Arguments<'_>) {
-    let Some(uart) = UART.get() else { return };
-    let _turn = TURN.lock();
-    let fresh = if AT_LINE_START.load(Ordering::Relaxed) { "" } else { "\n" };
-    // The sink never fails.
-    let _ = writeln!(Sink(uart), "{fresh}[host] {line}");
+    with_lines(|lines, uart| {
+        lines.fresh(&mut |bytes| send(uart, bytes));
+        // The sink never fails.
+        let _ = writeln!(Sink(uart), "[host] {line}");
+    });
 }
 
-/// Sends a guest's byte.
-pub fn send(byte: u8) {
-    if let Some(uart) = UART.get() {
-        uart.send(byte);
-        AT_LINE_START.store(byte == b'\n', Ordering::Relaxed);
-    }
+/// A guest of this name writes from now on.
+pub fn enter(guest: usize, name: &str) {
+    with_lines(|lines, _| lines.enter(guest, name));
+}
+
+/// A guest is no more.
+pub fn leave(guest: usize) {
+    with_lines(|lines, uart| lines.leave(guest, &mut |bytes| send(uart, bytes)));
+}
+
+/// Sends a guest's byte, now or, if it is held back, at the answered time by `tend`.
+pub fn put(guest: usize, byte: u8) -> Option<u64> {
+    let now = timer::now();
+    let mut held = false;
+    with_lines(|lines, uart| held = lines.put(guest, byte, now, &mut |bytes| send(uart, bytes)));
+    held.then(|| now.saturating_add(patience()))
+}
+
+/// Sends what guests began to write a while ago. Answers when there will be more to send.
+pub fn tend() -> Option<u64> {
+    let mut next = None;
+    with_lines(|lines, uart| {
+        let before = timer::now().saturating_sub(patience());
+        next = lines.release_old(before, &mut |bytes| send(uart, bytes));
+    });
+    next.map(|since| since.saturating_add(patience()))
+}
+
+fn patience() -> u64 {
+    timer::frequency() / 1000 * PATIENCE_MS
+}
+
+fn with_lines(f: impl FnOnce(&mut Lines, &Pl011)) {
+    let Some(uart) = UART.get() else { return };
+    let mut lines = LINES.lock();
+    f(&mut lines, uart);
+    AT_LINE_START.store(lines.at_start(), Ordering::Relaxed);
+}
+
+fn send(uart: &Pl011, bytes: &[u8]) {
+    bytes.iter().for_each(|byte| uart.send(*byte));
 }
 
 /// Writes without a lock: for reports from which nobody returns. Each report is one call or begins

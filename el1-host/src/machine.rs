@@ -1,6 +1,6 @@
 //! What the host must know of the machine, from the device tree, in the host's own terms.
 
-use hyp_dtb::{Dtb, DtbError, Gic, List, Psci, Region, UartKind, devices};
+use hyp_dtb::{Cpu, Dtb, DtbError, Gic, List, Psci, Region, UartKind, devices, system};
 
 use crate::ranges::{Range, Ranges, TooMany};
 
@@ -68,6 +68,8 @@ pub struct Machine<'a> {
     pub vtimer_intid: u32,
     /// INTID of the GIC's maintenance interrupt: a guest's list registers have run empty.
     pub maintenance_intid: u32,
+    /// The CPUs, in the order of the tree.
+    pub cpus: List<Cpu, { system::MAX_CPUS }>,
     /// Where the bundle lies.
     pub initrd: Option<Range>,
     /// The command line.
@@ -99,6 +101,7 @@ impl<'a> Machine<'a> {
             timer_intid: timer.physical,
             vtimer_intid: timer.virt,
             maintenance_intid,
+            cpus: tree.cpus()?,
             initrd: chosen.initrd.map(Range::from),
             bootargs: chosen.bootargs.unwrap_or_default(),
         })
@@ -142,7 +145,7 @@ mod tests {
             let machine = Machine::read(&tree(bytes)).unwrap();
             assert_eq!((machine.timer_intid, machine.vtimer_intid), (30, 27));
             assert_eq!(machine.maintenance_intid, 25);
-            assert_eq!(machine.maintenance_intid, 25);
+            assert_eq!(machine.cpus.first().map(|cpu| cpu.mpidr), Some(0));
             assert_eq!(machine.ram.iter().next().map(|r| r.start), Some(0x4000_0000));
             let windows = match machine.gic {
                 Controller::V2 { distributor, cpu } => (2, distributor.start, cpu.start),

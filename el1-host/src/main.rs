@@ -11,29 +11,49 @@
 extern crate alloc;
 
 #[cfg(target_os = "none")]
+mod accounts;
+#[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "registers, device memory and physical pages")]
 mod arch;
 #[cfg(target_os = "none")]
 mod console;
 #[cfg(target_os = "none")]
+mod cpu;
+#[cfg(target_os = "none")]
 mod el2;
+#[cfg(target_os = "none")]
+mod end;
 #[cfg(any(target_os = "none", test))]
 mod frames;
 #[cfg(target_os = "none")]
+mod ground;
+#[cfg(target_os = "none")]
+mod guests;
+#[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "the global allocator")]
 mod heap;
+#[cfg(target_os = "none")]
+mod input;
+#[cfg(any(target_os = "none", test))]
+mod keys;
 #[cfg(any(target_os = "none", test))]
 mod ledger;
 #[cfg(any(target_os = "none", test))]
+mod lines;
+#[cfg(any(target_os = "none", test))]
 mod machine;
+#[cfg(target_os = "none")]
+mod outcome;
 #[cfg(any(target_os = "none", test))]
 mod ranges;
 #[cfg(target_os = "none")]
 mod shim;
 #[cfg(target_os = "none")]
+mod smp;
+#[cfg(target_os = "none")]
 mod start;
 #[cfg(target_os = "none")]
-mod vcpu;
+mod turn;
 #[cfg(target_os = "none")]
 mod verdict;
 #[cfg(target_os = "none")]

@@ -1,29 +1,52 @@
-//! What host-vmm asks of the image around it: frames, run pages, time, the console, EL2.
+//! What all CPUs of the host share: memory, the interrupt controller, the scheduler, the guests.
+//!
+//! Locks, outermost first: input < a guest's `vm` (to look it up, never held for long) < host-vmm's own <
+//! scheduler < frames < console. None is held while a guest runs, or while a VM is made or ended.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use host_vmm::host::{Clock, Console, Frames, Hypercalls, RunPage, RunPages};
-use hyp_abi::{Hypercall, PAGE_SIZE, Pfn, Ret};
+use host_sched::{CpuSet, Scheduler, Task};
+use host_vmm::vm::Vm;
+use spin::Once;
 use spin::mutex::TicketMutex;
 
-use crate::arch::gic::Gic;
-use crate::arch::phys::{Memory, PAGE_WORDS};
+use crate::arch::boot::CPUS;
+use crate::arch::gic::{Address, Gic};
+use crate::arch::phys::Memory;
 use crate::arch::pl011::Pl011;
 use crate::arch::timer;
-use crate::el2::El2;
+use crate::guests::Guests;
+use crate::input::Input;
 use crate::machine::{Machine, Voice};
 use crate::{console, frames};
 
+/// Slices in a second. At the end of each the host also looks at its interrupt controller: when a guest
+/// deactivates the virtual timer's interrupt, the linked physical one must become pending again at once
+/// if its line is high again (IHI0048, hardware interrupts), and QEMU's GICv2 looks at that line only
+/// when some other line or register changes. Without, a guest whose next timer fires before it has
+/// deactivated the last would wait for ever.
+const SLICES_PER_SECOND: u64 = 100;
+
 /// The host.
 pub struct Shim {
-    memory: Memory,
-    frames: TicketMutex<frames::Frames>,
-    /// The interrupt controller of the one CPU.
+    pub memory: Memory,
+    pub frames: TicketMutex<frames::Frames>,
+    /// The interrupt controller.
     pub gic: Gic,
-    /// The console, whose input goes to the guest that runs.
+    /// The console, whose input goes to one of the guests.
     pub uart: Pl011,
     /// Interrupts the host knows.
     pub intids: Intids,
+    /// Who runs where.
+    pub sched: TicketMutex<Scheduler>,
+    /// Who runs.
+    pub guests: Once<Guests>,
+    /// Who hears the console.
+    pub input: Input,
+    /// Where SGIs for each CPU go; of a CPU that is not up, nowhere.
+    doors: [AtomicU64; CPUS],
+    /// When some CPU must look after what is nobody's in particular (`alarm`).
+    alarm: AtomicU64,
 }
 
 /// Physical interrupts.
@@ -35,10 +58,17 @@ pub struct Intids {
     pub timer: u32,
     /// The guests' virtual timer.
     pub vtimer: u32,
+    /// The maintenance interrupt of guests' list registers.
+    pub maintenance: u32,
 }
 
+/// No CPU has this address.
+const NOWHERE: u64 = u64::MAX;
+/// No time.
+const NEVER: u64 = u64::MAX;
+
 impl Shim {
-    /// Puts the host together and lets its interrupts through.
+    /// Puts the host together.
     pub fn new(
         memory: Memory,
         frames: frames::Frames,
@@ -51,85 +81,84 @@ impl Shim {
             uart: voice.uart_intid,
             timer: machine.timer_intid,
             vtimer: machine.vtimer_intid,
+            maintenance: machine.maintenance_intid,
         };
-        for intid in [intids.uart, Some(intids.timer), Some(intids.vtimer)] {
-            intid.into_iter().for_each(|intid| gic.enable(intid));
+        let cpus = machine.cpus.len().clamp(1, CPUS);
+        let slice = timer::frequency() / SLICES_PER_SECOND;
+        Self {
+            memory,
+            frames: TicketMutex::new(frames),
+            gic,
+            uart,
+            intids,
+            sched: TicketMutex::new(Scheduler::new(cpus, slice)),
+            guests: Once::new(),
+            input: Input::new(),
+            doors: [const { AtomicU64::new(NOWHERE) }; CPUS],
+            alarm: AtomicU64::new(NEVER),
         }
-        // The maintenance interrupt ends a guest's run; it is over when EL2 has switched the list
-        // registers off, before anybody could acknowledge it. So it needs no handler.
-        gic.enable(machine.maintenance_intid);
-        Self { memory, frames: TicketMutex::new(frames), gic, uart, intids }
+    }
+
+    /// This CPU can be interrupted from now on.
+    pub fn open_door(&self, cpu: usize, address: Address) {
+        if let Some(door) = self.doors.get(cpu) {
+            door.store(address.0, Ordering::Release);
+        }
+    }
+
+    /// Makes other CPUs look around.
+    pub fn kick(&self, cpus: CpuSet) {
+        for cpu in cpus.iter() {
+            let door = self.doors.get(cpu).map_or(NOWHERE, |door| door.load(Ordering::Acquire));
+            if door != NOWHERE {
+                self.gic.kick(Address(door));
+            }
+        }
+    }
+
+    /// Wakes, starts or interrupts the vCPUs of a VM that have gained something to do. Whom to
+    /// interrupt is the answer.
+    pub fn deliver(&self, guest: usize, vm: &Vm<'_>) -> CpuSet {
+        let mut kicks = CpuSet::EMPTY;
+        let pokes = vm.take_pokes();
+        if pokes.is_empty() {
+            return kicks;
+        }
+        let now = timer::now();
+        let mut sched = self.sched.lock();
+        for vcpu in pokes.iter() {
+            kicks.add(sched.wake(Task { vm: guest, vcpu }, now));
+        }
+        kicks
+    }
+
+    /// When a CPU that sets its timer must wake at the latest, whatever else it does.
+    pub fn next_alarm(&self) -> u64 {
+        self.alarm.load(Ordering::Acquire)
+    }
+
+    /// Something is to be done then, whoever does it.
+    pub fn set_alarm(&self, at: u64) {
+        self.alarm.fetch_min(at, Ordering::AcqRel);
+    }
+
+    /// Does what is due: guests whose time is over, lines of theirs that wait for their ends.
+    pub fn alarm(&self) {
+        if timer::now() < self.next_alarm() {
+            return;
+        }
+        // First, so that what others ask for from here on is not lost.
+        self.alarm.store(NEVER, Ordering::Release);
+        if let Some(next) = console::tend() {
+            self.set_alarm(next);
+        }
+        if let Some(next) = self.guests.get().and_then(|guests| guests.end_the_late(self)) {
+            self.set_alarm(next);
+        }
     }
 
     /// Frames that are out at the moment.
     pub fn frames_out(&self) -> u64 {
         self.frames.lock().out()
-    }
-}
-
-impl Hypercalls for Shim {
-    fn call(&self, call: Hypercall, args: [u64; 4]) -> Ret {
-        El2.call(call, args)
-    }
-}
-
-impl Frames for Shim {
-    fn alloc_frame(&self) -> Option<Pfn> {
-        self.frames.lock().take()
-    }
-
-    fn alloc_pair(&self) -> Option<Pfn> {
-        self.frames.lock().take_pair()
-    }
-
-    fn free_frame(&self, frame: Pfn) {
-        let put = self.frames.lock().put(frame);
-        // Only a bug of the host gives back what is not out; going on would hand it out twice.
-        assert!(put.is_ok(), "{frame:?} came back: {put:?}");
-    }
-
-    fn zero(&self, frame: Pfn) {
-        self.memory.zero(frame);
-    }
-
-    fn fill(&self, frame: Pfn, offset: usize, bytes: &[u8]) {
-        let room = (PAGE_SIZE as usize).saturating_sub(offset);
-        self.memory.write(frame, offset.min(PAGE_SIZE as usize), &bytes[..bytes.len().min(room)]);
-    }
-}
-
-/// A run page, word by word: EL2 writes it while the host holds it.
-#[derive(Clone, Copy)]
-pub struct Page(&'static [AtomicU64; PAGE_WORDS]);
-
-impl RunPage for Page {
-    fn read(&self, index: usize) -> u64 {
-        self.0.get(index).map_or(0, |word| word.load(Ordering::Relaxed))
-    }
-
-    fn write(&self, index: usize, value: u64) {
-        if let Some(word) = self.0.get(index) {
-            word.store(value, Ordering::Relaxed);
-        }
-    }
-}
-
-impl RunPages for Shim {
-    type Page = Page;
-
-    fn run_page(&self, frame: Pfn) -> Page {
-        Page(self.memory.words(frame))
-    }
-}
-
-impl Clock for Shim {
-    fn now(&self) -> u64 {
-        timer::now()
-    }
-}
-
-impl Console for Shim {
-    fn put(&self, byte: u8) {
-        console::send(byte);
     }
 }

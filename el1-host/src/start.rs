@@ -5,8 +5,9 @@
 
 use hyp_dtb::Dtb;
 use log::{error, info, warn};
+use spin::Once;
 
-use crate::arch::boot::layout;
+use crate::arch::boot::{self, layout};
 use crate::arch::firmware;
 use crate::arch::gic::{Gic, GicV2, GicV3};
 use crate::arch::mmu::Map;
@@ -19,12 +20,15 @@ use crate::machine::{Controller, Machine, Voice};
 use crate::ranges::{Range, Ranges};
 use crate::shim::Shim;
 use crate::words::Words;
-use crate::{console, heap, verdict, vms};
+use crate::{console, heap, smp, verdict, vms};
 
 /// The heap's share of RAM: a sixty-fourth, within these bounds.
 const HEAP_SHARE: u64 = 64;
 const HEAP_MIN: u64 = 4 << 20;
 const HEAP_MAX: u64 = 256 << 20;
+
+/// The host, for all CPUs.
+pub static SHIM: Once<Shim> = Once::new();
 
 /// Runs on the boot stack with the early map, and ends the machine.
 pub fn start(tree_at: u64) -> ! {
@@ -58,7 +62,7 @@ pub fn start(tree_at: u64) -> ! {
 
     let (memory, bundle) = settle(&mut map, &machine, tree_bytes.pages_around());
     let Some(gic) = controller(&mut map, &machine.gic) else {
-        panic!("the interrupt controller has no place for this CPU");
+        panic!("the interrupt controller's registers do not fit their window");
     };
     let ledger = Ledger::take(&El2).expect("the table was walked before");
     let mut frames = Frames::new();
@@ -71,8 +75,13 @@ pub fn start(tree_at: u64) -> ! {
         frames.free() >> 8,
         gic.version(),
     );
-    let shim = Shim::new(memory, frames, gic, uart, &voice, &machine);
-    let outcome = vms::run_all(&shim, bundle, words.timeout);
+    let shim = SHIM.call_once(|| Shim::new(memory, frames, gic, uart, &voice, &machine));
+    let Some(mut cpu) = smp::boot_cpu(shim) else {
+        panic!("the interrupt controller has no place for this CPU");
+    };
+    let cpus = smp::start(&machine.cpus, boot::own_mpidr());
+    info!("CPUs: {cpus} of {}", machine.cpus.len());
+    let outcome = vms::run_all(shim, &mut cpu, bundle, &words, &ledger);
     verdict::speak(&outcome, &ledger, &words);
     firmware::power_off()
 }

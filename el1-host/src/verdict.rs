@@ -11,7 +11,7 @@ use log::{error, info};
 use crate::console::say;
 use crate::el2::{El2, GRANTED, MADE};
 use crate::ledger::Ledger;
-use crate::vms::Outcome;
+use crate::outcome::Outcome;
 use crate::words::Words;
 
 /// Stretches of missing pages that are named one by one.

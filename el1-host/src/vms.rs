@@ -1,4 +1,4 @@
-//! The VMs of the bundle, one after the other: built, run to their end, torn down, accounted for.
+//! The bundle, round by round: all its VMs at once, and an account after each round.
 //!
 //! Whatever is wrong with one VM is said in one line and fails the verdict; the others run.
 
@@ -7,155 +7,128 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use host_mirror::Calls;
-use host_vmm::bundle::{Bundle, Folder};
-use host_vmm::manifest::{self, Manifest};
-use host_vmm::stats::Exits;
-use host_vmm::vm::{Config, Platform, Summary, Vm};
-use hyp_abi::run::Exit;
-use log::{error, info};
+use host_vmm::bundle::Bundle;
+use host_vmm::vm::{Config, Platform};
+use hyp_abi::Handle;
+use hyp_abi::hcall::MAX_VMS;
+use log::info;
 
+use crate::arch::timer;
+use crate::cpu::Cpu;
+use crate::el2::El2;
+use crate::guests::Guests;
+use crate::ledger::Ledger;
+use crate::outcome::Outcome;
 use crate::shim::Shim;
-use crate::vcpu::{self, End, Limit};
+use crate::words::Words;
 
-/// Most resets of one VM: a guest that resets for ever ends like one that runs for ever.
-const RESETS_MAX: u32 = 100;
+/// `redan.kill` ends VMs within this many seconds.
+const KILL_WITHIN: u64 = 2;
+/// Of many rounds, every so manieth is reported.
+const REPORT_EVERY: u32 = 10;
 
-/// What came of all VMs.
-#[derive(Default)]
-pub struct Outcome {
-    /// VMs that ended as they should.
-    pub good: u32,
-    /// What went wrong, one line each.
-    pub bad: Vec<String>,
-    /// Exits by kind, of all VMs.
-    pub exits: [u64; Exit::ALL.len()],
-    /// Exits that a device model answered.
-    pub mmio: u64,
-}
-
-impl Outcome {
-    fn fail(&mut self, why: String) {
-        error!("{why}");
-        self.bad.push(why);
-    }
-
-    fn count(&mut self, exits: &Exits) {
-        for (sum, (_, n)) in self.exits.iter_mut().zip(exits.iter()) {
-            *sum += n;
-        }
-        self.mmio += exits.mmio;
-    }
-}
-
-/// Runs all VMs of the bundle.
-pub fn run_all(shim: &Shim, bundle: Option<&'static [u8]>, timeout: Option<u64>) -> Outcome {
+/// Runs all VMs of the bundle, as often as the command line says.
+pub fn run_all(
+    shim: &Shim,
+    cpu: &mut Cpu<'_>,
+    bundle: Option<&'static [u8]>,
+    words: &Words<'_>,
+    before: &Ledger,
+) -> Outcome {
     let mut outcome = Outcome::default();
     let Some(bytes) = bundle else {
         outcome.fail("there is no bundle: pass one as initrd (a newc cpio archive)".to_string());
         return outcome;
     };
-    let Some(platform) = shim.features().ok().and_then(|features| Platform::new(&features)) else {
+    let Some(platform) = El2.features().ok().and_then(|features| Platform::new(&features)) else {
         outcome.fail("EL2 does not say what interrupt controller it has".to_string());
         return outcome;
     };
+    let configs = configs(bytes, &mut outcome);
+    if configs.len() > 1 {
+        let names: Vec<&str> = configs.iter().map(|c| c.manifest().name.as_str()).collect();
+        info!(
+            "{} VMs: {}; input goes to the first, Ctrl-] and a digit or n chooses another",
+            names.len(),
+            names.join(", ")
+        );
+    }
+    let guests = shim.guests.call_once(|| Guests::new(configs, platform, words.timeout, outcome));
+    let mut dice = words.kill.map(Dice::new);
+    for round in 1..=words.rounds {
+        let within = KILL_WITHIN.saturating_mul(timer::frequency());
+        guests.start_all(shim, || dice.as_mut().map(|dice| dice.below(within)));
+        cpu.run(|| guests.living() == 0);
+        if words.rounds > 1
+            && let Err(why) = account(shim, before, round, words.rounds)
+        {
+            guests.outcome.lock().fail(format!("round {round}: {why}"));
+            break;
+        }
+    }
+    core::mem::take(&mut *guests.outcome.lock())
+}
+
+/// What can be run of a bundle.
+fn configs(bytes: &'static [u8], outcome: &mut Outcome) -> Vec<Config<'static>> {
     let bundle = Bundle::read(bytes);
     if let Some(why) = bundle.error {
         outcome.fail(why.to_string());
     } else if bundle.folders.is_empty() {
         outcome.fail("the bundle holds no VM: no folder in it has a vm.toml".to_string());
     }
+    let mut configs = Vec::new();
     for folder in &bundle.folders {
-        if let Err(why) = run_folder(shim, folder, platform, timeout, &mut outcome) {
-            outcome.fail(format!("{}: {why}", folder.name));
-        } else {
-            outcome.good += 1;
+        match Config::from_folder(folder) {
+            Ok(config) => configs.push(config),
+            Err(why) => outcome.fail(format!("{}: vm.toml: {why}", folder.name)),
         }
     }
-    outcome
+    configs
 }
 
-fn run_folder(
-    shim: &Shim,
-    folder: &Folder<'static>,
-    platform: Platform,
-    timeout: Option<u64>,
-    outcome: &mut Outcome,
-) -> Result<(), String> {
-    let manifest = read_manifest(folder).map_err(|why| format!("vm.toml: {why}"))?;
-    let config =
-        Config::new(manifest, |name| folder.file(name)).map_err(|why| format!("vm.toml: {why}"))?;
-    let (name, vcpus) = (config.manifest().name.as_str(), config.manifest().vcpus);
-    if vcpus != 1 {
-        return Err(format!("vm.toml: vcpus = {vcpus}: this host runs VMs with one vCPU"));
+/// After a round nothing may be missing: no page, no frame, no slot for a VM.
+fn account(shim: &Shim, before: &Ledger, round: u32, rounds: u32) -> Result<(), String> {
+    let refused = |why| format!("EL2 refuses to tell who owns what: {why:?}");
+    let now = Ledger::take(&El2).map_err(refused)?;
+    if now != *before {
+        let away = before.own_pages().abs_diff(now.own_pages());
+        return Err(format!("{away} pages are not the host's again"));
     }
-    let before = shim.frames_out();
-    let limit = timeout.map(Limit::from_now);
-    let mut resets = 0;
-    loop {
-        info!("{name}: starting, with {} MiB of memory", config.manifest().memory_mib);
-        let vm = Vm::create(shim, &config, platform).map_err(|why| why.to_string())?;
-        let end = vcpu::run(shim, &vm, limit);
-        info!("{name}: {end}");
-        outcome.count(&vm.exits());
-        let counted = count_pages(shim, name, &vm);
-        let torn_down = tear_down(shim, name, vm, before);
-        counted.and(torn_down)?;
-        match end {
-            End::PowerOff => return Ok(()),
-            End::Reset if resets < RESETS_MAX => resets += 1,
-            End::Reset => return Err(format!("stopped: it has reset itself {resets} times")),
-            other => return Err(other.to_string()),
-        }
+    match shim.frames_out() {
+        0 => {}
+        out => return Err(format!("{out} frames did not come back")),
     }
+    let slots = free_slots();
+    if slots != MAX_VMS {
+        return Err(format!("EL2 has {slots} free slots for VMs, not {MAX_VMS}"));
+    }
+    if round.is_multiple_of(REPORT_EVERY) || round == rounds || rounds <= REPORT_EVERY {
+        let own = now.own_pages();
+        info!("round {round} of {rounds}: all {own} pages are here, and all {slots} slots for VMs");
+    }
+    Ok(())
 }
 
-fn read_manifest(folder: &Folder<'static>) -> Result<Manifest, manifest::Error> {
-    let bytes = folder.manifest().unwrap_or_default();
-    let text = core::str::from_utf8(bytes).map_err(|why| manifest::Error {
-        line: 1 + bytes[..why.valid_up_to()].iter().filter(|b| **b == b'\n').count(),
-        reason: "not UTF-8".to_string(),
-    })?;
-    manifest::parse(text)
+/// How many VMs could be made now.
+fn free_slots() -> usize {
+    let reserved: Vec<Handle> =
+        core::iter::from_fn(|| El2.reserve_vm().ok()).take(MAX_VMS + 1).collect();
+    reserved.iter().filter(|handle| El2.unreserve_vm(**handle).is_ok()).count()
 }
 
-/// Root tables of a VM, donated as a pair; the others come one by one.
-const ROOTS: u64 = 2;
+/// Numbers that look random, and are the same for the same seed.
+struct Dice(u64);
 
-/// The mirror, EL2 and the account of frames must agree to the page.
-fn count_pages(shim: &Shim, name: &str, vm: &Vm<'_>) -> Result<(), String> {
-    let audit =
-        vm.audit(shim).map_err(|why| format!("the mirror is not what EL2 maps: {why:?}"))?;
-    let el2 = shim.vm_stats(vm.handle()).map_err(|why| format!("vm_stats refused: {why:?}"))?;
-    let (mirror, frames) = (vm.mirror().pages(), vm.accounts());
-    let pages = format!(
-        "{mirror} pages mapped: mirror {mirror}, EL2 {}, frames {}",
-        el2.pages, frames.guest
-    );
-    let el2_tables = el2.tables + el2.cached;
-    let tables = format!(
-        "{} table pages in use, {} in reserve: EL2 {el2_tables}, frames {}",
-        el2.tables,
-        el2.cached,
-        frames.tables + ROOTS
-    );
-    info!("{name}: {pages}");
-    info!("{name}: {tables}");
-    if [audit.pages, el2.pages, frames.guest].iter().any(|n| *n != mirror) {
-        return Err(pages);
+impl Dice {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
-    if el2_tables == frames.tables + ROOTS { Ok(()) } else { Err(tables) }
-}
 
-/// Ends the VM; every frame that it took must be back in the pool.
-fn tear_down(shim: &Shim, name: &str, vm: Vm<'_>, before: u64) -> Result<(), String> {
-    let summary = vm.destroy(shim);
-    let Summary { pages, stuck, tables, run_pages, refused } = summary;
-    info!("{name}: returned {pages} pages, {tables} table pages, {run_pages} run page(s)");
-    if let Some((call, why)) = refused {
-        return Err(format!("EL2 refuses {} ({why:?}), {stuck} pages are stuck", call.name()));
-    }
-    match shim.frames_out().abs_diff(before) {
-        0 => Ok(()),
-        missing => Err(format!("{missing} frames did not come back")),
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end.max(1)
     }
 }

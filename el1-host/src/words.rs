@@ -14,6 +14,10 @@ pub struct Words<'a> {
     pub nonce: Option<&'a str>,
     /// `redan.timeout=SECONDS`: end a VM that still runs then.
     pub timeout: Option<u64>,
+    /// `redan.rounds=N`: run the whole bundle so many times.
+    pub rounds: u32,
+    /// `redan.kill=SEED`: kill each VM at a moment that depends on the seed.
+    pub kill: Option<u64>,
     /// `redan.log=LEVEL`.
     pub log: LevelFilter,
 }
@@ -26,10 +30,16 @@ impl fmt::Display for Unknown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "ignoring '{}' on the command line: known are redan.nonce=WORD, redan.timeout=SECONDS \
-             and redan.log=off|error|warn|info|debug|trace",
+            "ignoring '{}' on the command line: known are redan.nonce=WORD, redan.timeout=SECONDS, \
+             redan.rounds=N, redan.kill=SEED and redan.log=off|error|warn|info|debug|trace",
             self.0
         )
+    }
+}
+
+impl Default for Words<'_> {
+    fn default() -> Self {
+        Self { nonce: None, timeout: None, rounds: 1, kill: None, log: LevelFilter::Info }
     }
 }
 
@@ -37,7 +47,7 @@ impl<'a> Words<'a> {
     /// Reads the command line; each word of ours that is not understood goes to `unknown`. Of two
     /// equal keys the last counts.
     pub fn parse(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Self {
-        let mut words = Self { nonce: None, timeout: None, log: LevelFilter::Info };
+        let mut words = Self::default();
         for word in line.split_ascii_whitespace().filter(|word| word.starts_with("redan.")) {
             if words.take(word).is_none() {
                 unknown(Unknown(word));
@@ -56,6 +66,10 @@ impl<'a> Words<'a> {
             "redan.timeout" => {
                 self.timeout = Some(value.parse().ok().filter(|seconds| *seconds > 0)?);
             }
+            "redan.rounds" => self.rounds = value.parse().ok().filter(|rounds| *rounds > 0)?,
+            "redan.kill" => self.kill = Some(value.parse().ok()?),
+            // EL2's own.
+            "redan.dma" => {}
             "redan.log" => self.log = value.parse().ok()?,
             _ => return None,
         }
@@ -75,16 +89,19 @@ mod tests {
                 panic!("{w}")
             });
         assert_eq!((words.nonce, words.timeout), (Some("ab12"), Some(7)));
-        assert_eq!(words.log, LevelFilter::Debug);
+        assert_eq!((words.log, words.rounds, words.kill), (LevelFilter::Debug, 1, None));
+        let words =
+            Words::parse("redan.rounds=50 redan.kill=7 redan.dma=strict", |w| panic!("{w}"));
+        assert_eq!((words.rounds, words.kill), (50, Some(7)));
     }
 
     #[test]
     fn what_is_not_understood_is_named_and_changes_nothing() {
         let mut bad = Vec::new();
-        let line =
-            "redan.nonce= redan.timeout=0 redan.timeout=-1 redan.log=loud redan.x=1 redan.nonce";
+        let line = "redan.nonce= redan.timeout=0 redan.timeout=-1 redan.log=loud redan.x=1 redan.nonce \
+             redan.rounds=0 redan.kill=x";
         let words = Words::parse(line, |w| bad.push(w.0));
         assert_eq!(bad, line.split(' ').collect::<Vec<_>>());
-        assert_eq!(words, Words { nonce: None, timeout: None, log: LevelFilter::Info });
+        assert_eq!(words, Words::default());
     }
 }

@@ -40,6 +40,20 @@ pub fn power_off() -> ! {
     barrier::park()
 }
 
+/// Asks PSCI to start the CPU with this MPIDR at `entry`, MMU off, with `context` in x0.
+///
+/// # Errors
+/// What PSCI says.
+pub fn cpu_on(mpidr: u64, entry: u64, context: u64) -> Result<(), psci::Error> {
+    // What it will read through its caches must be written first.
+    barrier::dsb();
+    if CONDUIT_IS_HVC.load(Ordering::Relaxed) {
+        psci::cpu_on::<Hvc>(mpidr, entry, context)
+    } else {
+        psci::cpu_on::<Smc>(mpidr, entry, context)
+    }
+}
+
 /// A hypercall with its arguments x1..x4. `None`: EL2 does not know it.
 pub fn hypercall(call: Hypercall, args: [u64; 4]) -> Option<Ret> {
     let mut x = [0; 17];

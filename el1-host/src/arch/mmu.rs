@@ -56,6 +56,8 @@ impl Access {
 #[repr(C, align(4096))]
 struct Table([AtomicU64; ENTRIES]);
 
+/// The first is the root, which boot/el1.S gives to the other CPUs by this name.
+#[unsafe(export_name = "el1_final_tables")]
 static POOL: [Table; TABLES] = [const { Table([const { AtomicU64::new(0) }; ENTRIES]) }; TABLES];
 
 static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -73,9 +75,11 @@ impl Map {
         let at = boot::layout();
         map.add(at.start, at.text_end, Access::Text);
         map.add(at.text_end, at.rodata_end, Access::ReadOnly);
-        map.add(at.rodata_end, at.stack_guard, Access::ReadWrite);
-        map.add(at.stack_guard + PAGE, at.exception_guard, Access::ReadWrite);
-        map.add(at.exception_guard + PAGE, at.end, Access::ReadWrite);
+        map.add(at.rodata_end, at.stacks, Access::ReadWrite);
+        for (start, end) in at.stacks() {
+            map.add(start, end, Access::ReadWrite);
+        }
+        map.add(at.stacks_end, at.end, Access::ReadWrite);
         map
     }
 

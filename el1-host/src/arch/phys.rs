@@ -97,8 +97,8 @@ impl Memory {
         let page = self.page(pfn);
         // SAFETY:
         // 1. `page` answers addresses of whole, mapped, writable pages of the pool only.
-        // 2. No Rust reference covers pool pages but those of `words`, which are atomics; no guest
-        //    runs while the host does, on the one CPU there is.
+        // 2. No Rust reference covers pool pages but those of `words`, which are atomics; the
+        //    frame is its caller's, and no guest has it yet.
         unsafe { ptr::write_bytes(page, 0, PAGE_SIZE as usize) };
     }
 

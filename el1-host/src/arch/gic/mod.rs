@@ -10,8 +10,11 @@
 mod v2;
 mod v3;
 
-pub use v2::GicV2;
-pub use v3::GicV3;
+pub use v2::{CpuV2, GicV2};
+pub use v3::{CpuV3, GicV3};
+
+/// The SGI by which CPUs wake each other.
+const KICK: u32 = 0;
 
 /// INTIDs from here on are special: no interrupt.
 const SPECIAL: u32 = 1020;
@@ -35,11 +38,15 @@ impl Acknowledged {
     }
 }
 
-/// The interrupt controller of this CPU.
+/// Where to send a CPU's SGIs: its target bit, or its affinity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address(pub u64);
+
+/// The interrupt controller: what all CPUs share.
 pub enum Gic {
-    /// Memory-mapped CPU interface.
+    /// Memory-mapped CPU interfaces.
     V2(GicV2),
-    /// System-register CPU interface.
+    /// System-register CPU interfaces.
     V3(GicV3),
 }
 
@@ -50,6 +57,42 @@ impl Gic {
             Self::V2(_) => 2,
             Self::V3(_) => 3,
         }
+    }
+
+    /// Opens the part of the CPU that calls; `None` if it has none. Only SGI 0 comes through.
+    pub fn open_cpu(&self) -> Option<CpuGic> {
+        let cpu = match self {
+            Self::V2(gic) => CpuGic::V2(gic.open_cpu()),
+            Self::V3(gic) => CpuGic::V3(gic.open_cpu()?),
+        };
+        cpu.enable(KICK);
+        Some(cpu)
+    }
+
+    /// Interrupts another CPU, for no other reason than that it shall look around.
+    pub fn kick(&self, to: Address) {
+        match self {
+            Self::V2(gic) => gic.kick(to.0),
+            Self::V3(_) => GicV3::kick(to.0),
+        }
+    }
+}
+
+/// What a CPU has of the interrupt controller. Not to be used by another CPU.
+pub enum CpuGic {
+    /// Banked registers.
+    V2(CpuV2),
+    /// Its redistributor and system registers.
+    V3(CpuV3),
+}
+
+impl CpuGic {
+    /// Where others send SGIs for this CPU.
+    pub fn address(&self) -> Address {
+        Address(match self {
+            Self::V2(gic) => gic.address(),
+            Self::V3(gic) => gic.address(),
+        })
     }
 
     /// Lets an interrupt through to this CPU; all others stay masked.

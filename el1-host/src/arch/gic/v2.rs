@@ -21,7 +21,9 @@ register_structs! {
         (0x400 => ipriorityr: [ReadWrite<u32>; 255]),
         (0x7fc => _reserved),
         (0x800 => itargetsr: [ReadWrite<u32>; 255]),
-        (0xbfc => _rest),
+        (0xbfc => _configuration),
+        (0xf00 => sgir: WriteOnly<u32>),
+        (0xf04 => _rest),
         (0x1000 => @END),
     }
 }
@@ -50,37 +52,74 @@ unsafe impl Registers for CpuInterface {}
 const CTLR_ENABLE: u32 = 1;
 const CTLR_EOI_MODE: u32 = 1 << 9;
 
-/// A GICv2.
+/// A GICv2: what all CPUs share. Its registers for CPUs are banked, so each CPU finds its own.
 pub struct GicV2 {
     distributor: &'static Distributor,
     cpu: &'static CpuInterface,
-    /// This CPU's bit in GICD_ITARGETSR.
+}
+
+/// What a CPU has of it.
+pub struct CpuV2 {
+    distributor: &'static Distributor,
+    cpu: &'static CpuInterface,
+    /// This CPU's bit in GICD_ITARGETSR and GICD_SGIR.
     target: u32,
 }
 
+// SAFETY:
+// 1. Every method is a sequence of single-word device accesses; those that two CPUs make at once are to
+//    registers that are banked, or where each write stands alone (set, clear, SGI).
+unsafe impl Send for GicV2 {}
+// SAFETY:
+// 1. As above.
+unsafe impl Sync for GicV2 {}
+
 impl GicV2 {
-    /// Masks everything, clears what is active, and opens the CPU interface. `None` if a window is
-    /// too small.
+    /// Masks everything and clears what is active. `None` if a window is too small.
     pub fn new(distributor: Window, cpu: Window) -> Option<Self> {
         let distributor = distributor.regs::<Distributor>(0)?;
         let cpu = cpu.regs::<CpuInterface>(0)?;
         let lines = ((distributor.typer.get() & 0x1f) + 1) as usize;
         distributor.ctlr.set(0);
-        for n in 0..lines {
+        for n in 1..lines {
             distributor.icenabler[n].set(u32::MAX);
             distributor.icactiver[n].set(u32::MAX);
         }
-        for priority in distributor.ipriorityr.iter().take(lines * 8) {
+        for priority in distributor.ipriorityr.iter().take(lines * 8).skip(8) {
+            priority.set(PRIORITY * 0x0101_0101);
+        }
+        distributor.ctlr.set(1);
+        barrier::dsb();
+        Some(Self { distributor, cpu })
+    }
+
+    /// Opens the CPU interface of the CPU that calls.
+    pub(super) fn open_cpu(&self) -> CpuV2 {
+        let (distributor, cpu) = (self.distributor, self.cpu);
+        distributor.icenabler[0].set(u32::MAX);
+        distributor.icactiver[0].set(u32::MAX);
+        for priority in &distributor.ipriorityr[..8] {
             priority.set(PRIORITY * 0x0101_0101);
         }
         // ITARGETSR0..7 answer with the reading CPU's own bit (IHI0048 4.3.12).
         let target = distributor.itargetsr[..8].iter().fold(0, |all, r| all | r.get()) & 0xff;
-        distributor.ctlr.set(1);
         cpu.pmr.set(0xff);
         cpu.bpr.set(0);
         cpu.ctlr.set(CTLR_ENABLE | CTLR_EOI_MODE);
         barrier::dsb();
-        Some(Self { distributor, cpu, target: target.max(1) })
+        CpuV2 { distributor, cpu, target: target.max(1) }
+    }
+
+    /// SGI 0 to the CPU with this bit; what was written before is seen by it (IHI0048 4.3.15).
+    pub(super) fn kick(&self, target: u64) {
+        barrier::dsb();
+        self.distributor.sgir.set(((target & 0xff) << 16) as u32);
+    }
+}
+
+impl CpuV2 {
+    pub(super) fn address(&self) -> u64 {
+        u64::from(self.target)
     }
 
     pub(super) fn enable(&self, intid: u32) {

@@ -1,6 +1,7 @@
 //! GICv3 (IHI0069): distributor and redistributor memory-mapped, CPU interface by system
 //! registers.
 
+use alloc::vec::Vec;
 use core::arch::asm;
 
 use aarch64_cpu::registers::MPIDR_EL1;
@@ -86,26 +87,48 @@ macro_rules! icc_write {
     }};
 }
 
-/// A GICv3 (or the GICv3 part of a GICv4).
+/// A GICv3 (or the GICv3 part of a GICv4): what all CPUs share.
 pub struct GicV3 {
+    distributor: &'static Distributor,
+    redistributors: Vec<Window>,
+    stride: Option<u64>,
+}
+
+/// What a CPU has of it.
+pub struct CpuV3 {
     distributor: &'static Distributor,
     redistributor: &'static Redistributor,
 }
 
+// SAFETY:
+// 1. Every method is a sequence of single-word device accesses; those that two CPUs make at once are to
+//    registers that are banked, or where each write stands alone (set, clear, SGI).
+unsafe impl Send for GicV3 {}
+// SAFETY:
+// 1. As above.
+unsafe impl Sync for GicV3 {}
+
 impl GicV3 {
-    /// Masks everything, clears what is active, finds this CPU's redistributor, and opens the CPU
-    /// interface. `None` if no redistributor is this CPU's or a window is too small.
+    /// Masks everything and clears what is active. `None` if a window is too small.
     pub fn new(
         distributor: Window,
         redistributors: impl IntoIterator<Item = Window>,
         stride: Option<u64>,
     ) -> Option<Self> {
         let distributor = distributor.regs::<Distributor>(0)?;
-        let redistributor =
-            redistributors.into_iter().find_map(|region| own_redistributor(region, stride))?;
-        let gic = Self { distributor, redistributor };
+        let gic =
+            Self { distributor, redistributors: redistributors.into_iter().collect(), stride };
         gic.open_distributor();
-        gic.open_redistributor();
+        Some(gic)
+    }
+
+    /// Finds the redistributor of the CPU that calls, and opens its CPU interface. `None` if no
+    /// redistributor is this CPU's.
+    pub(super) fn open_cpu(&self) -> Option<CpuV3> {
+        let mut regions = self.redistributors.iter();
+        let redistributor = regions.find_map(|region| own_redistributor(*region, self.stride))?;
+        let cpu = CpuV3 { distributor: self.distributor, redistributor };
+        cpu.open_redistributor();
         icc_write!("s3_0_c12_c12_5", 1); // ICC_SRE_EL1.SRE
         barrier::isb();
         icc_write!("s3_0_c4_c6_0", 0xff); // ICC_PMR_EL1
@@ -113,7 +136,19 @@ impl GicV3 {
         icc_write!("s3_0_c12_c12_4", 1 << 1); // ICC_CTLR_EL1.EOImode
         icc_write!("s3_0_c12_c12_7", 1); // ICC_IGRPEN1_EL1
         barrier::isb();
-        Some(gic)
+        Some(cpu)
+    }
+
+    /// SGI 0 to the CPU of this affinity; what was written before is seen by it (IHI0069 12.2.20).
+    pub(super) fn kick(affinity: u64) {
+        let aff = |n: u64| affinity >> n & 0xff;
+        let (list, range) = (1 << (aff(0) & 0xf), aff(0) >> 4);
+        barrier::dsb();
+        icc_write!(
+            "s3_0_c12_c11_5",
+            aff(32) << 48 | range << 44 | aff(16) << 32 | aff(8) << 16 | list
+        );
+        barrier::isb();
     }
 
     fn open_distributor(&self) {
@@ -133,6 +168,16 @@ impl GicV3 {
         self.wait_distributor();
     }
 
+    fn wait_distributor(&self) {
+        wait_until(|| self.distributor.ctlr.get() & RWP == 0);
+    }
+}
+
+impl CpuV3 {
+    pub(super) fn address(&self) -> u64 {
+        affinity()
+    }
+
     fn open_redistributor(&self) {
         let own = self.redistributor;
         own.waker.set(own.waker.get() & !PROCESSOR_SLEEP);
@@ -144,10 +189,6 @@ impl GicV3 {
             priority.set(PRIORITY * 0x0101_0101);
         }
         wait_until(|| own.ctlr.get() & RWP_REDISTRIBUTOR == 0);
-    }
-
-    fn wait_distributor(&self) {
-        wait_until(|| self.distributor.ctlr.get() & RWP == 0);
     }
 
     pub(super) fn enable(&self, intid: u32) {
