@@ -10,9 +10,11 @@ mod fuzz;
 mod image;
 mod loom;
 mod miri;
+mod mutants;
 mod qemu_test;
 pub mod run;
 mod setup;
+mod shuttle;
 mod sizes;
 mod soak;
 mod tidy;
@@ -48,6 +50,8 @@ enum Command {
     Tidy(tidy::Args),
     Miri(miri::Args),
     Loom(loom::Args),
+    Shuttle(shuttle::Args),
+    Mutants(mutants::Args),
     Fuzz(fuzz::Args),
     Soak(soak::Args),
 }
@@ -81,6 +85,8 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Tidy(args) => tidy::run(&args),
         Command::Miri(args) => miri::run(&args),
         Command::Loom(args) => loom::run(&args),
+        Command::Shuttle(args) => shuttle::run(&args),
+        Command::Mutants(args) => mutants::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Soak(args) => soak::run(&args),
     }

@@ -4,7 +4,7 @@
 //! * The machine at hand: [`paths`], [`toolchain`], [`nightly`], [`qemu`], [`archive`], [`apt`], [`stock`], [`child`], [`ui`].
 //! * What we make: [`elf`] and [`image`] (the flat `redan.img`), [`cpio`], [`initramfs`], [`bundle`];
 //!   for boards [`rpi4`], a card's files and image, and [`disk`], which writes it to a card.
-//! * How we judge a run: [`screen`], [`script`], [`keys`], [`console`], [`registry`], [`qtest`], [`hostile`], [`panics`], [`fuzzer`].
+//! * How we judge a run: [`screen`], [`script`], [`keys`], [`console`], [`registry`], [`qtest`], [`hostile`], [`panics`], [`fuzzer`], [`mutants`].
 //!
 //! Two rules hold everywhere. No child process is waited for without a limit, and every failure
 //! says what to do next or shows the last lines of the console it failed on.
@@ -25,6 +25,8 @@ pub mod image;
 pub mod initramfs;
 pub mod keys;
 pub mod licence;
+mod models;
+pub mod mutants;
 pub mod nightly;
 pub mod panics;
 pub mod paths;

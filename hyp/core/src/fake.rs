@@ -9,9 +9,10 @@
 //! A thread is a CPU: see [`become_cpu`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use hyp_abi::{Ipa, Pa, Pfn, Vmid};
+use hyp_s2::fake::sync::{Mutex, MutexGuard};
 use hyp_s2::fake::{FakeMmu, Invalidations, this_cpu};
 use hyp_s2::{Geometry, Regime, TablePfn, Tables, Tlb};
 

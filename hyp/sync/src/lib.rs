@@ -15,10 +15,13 @@
 //!   guest entry or console output.
 //!
 //! Under `--cfg loom` the ticket lock is one that loom can see (`turns`), and the tests are models
-//! of it (`models`); `cargo xtask loom` runs them.
-#![cfg_attr(not(any(test, loom)), no_std)]
+//! of it (`models`); `cargo xtask loom` runs them. Under `--cfg shuttle` it is one that waits where shuttle's
+//! scheduler decides (`gates`), for models of the whole core (tests/shuttle; `cargo xtask shuttle`).
+#![cfg_attr(not(any(test, loom, shuttle)), no_std)]
 #![forbid(unsafe_code)]
 
+#[cfg(shuttle)]
+pub mod gates;
 mod lock;
 #[cfg(test)]
 #[cfg(loom)]

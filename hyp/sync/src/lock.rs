@@ -3,9 +3,11 @@
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 use spin::mutex::{TicketMutex, TicketMutexGuard};
 
+#[cfg(shuttle)]
+use crate::gates::{TicketMutex, TicketMutexGuard};
 use crate::rank::{Below, Leaf, Nothing, Rank};
 #[cfg(loom)]
 use crate::turns::{Flaw, TicketMutex, TicketMutexGuard};
@@ -34,10 +36,17 @@ pub struct Lock<T, R: Rank> {
 
 impl<T, R: Rank> Lock<T, R> {
     /// An unlocked value.
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     #[must_use]
     pub const fn new(value: T) -> Self {
         Self { inner: TicketMutex::new(value), _rank: PhantomData }
+    }
+
+    /// An unlocked value.
+    #[cfg(shuttle)]
+    #[must_use]
+    pub const fn new(value: T) -> Self {
+        Self { inner: TicketMutex::new(value, R::NAME), _rank: PhantomData }
     }
 
     /// An unlocked value. Not `const`: loom's atomics belong to one run of a model.
@@ -115,7 +124,7 @@ impl<T> DerefMut for Guard<'_, T> {
 }
 
 #[cfg(test)]
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 mod tests {
     use super::*;
     use crate::rank::{Console, Host, Pool, Vm};

@@ -1,7 +1,10 @@
 //! The order of locks, as types.
 
 /// A place in the order.
-pub trait Rank {}
+pub trait Rank {
+    /// What it is called.
+    const NAME: &'static str;
+}
 /// `A: Below<B>`: holding A (and nothing above it), B may be taken.
 pub trait Below<R: Rank>: Rank {}
 /// Nothing is taken under such a lock, so it needs no token.
@@ -13,7 +16,9 @@ macro_rules! ranks {
             $(#[$doc])*
             #[derive(Clone, Copy, Debug, PartialEq, Eq)]
             pub enum $name {}
-            impl Rank for $name {}
+            impl Rank for $name {
+                const NAME: &'static str = stringify!($name);
+            }
             $(impl Below<$above> for $name {})*
         )*
     };

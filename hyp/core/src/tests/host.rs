@@ -104,6 +104,35 @@ fn a_donated_page_leaves_no_stale_translation_and_comes_back_zeroed() {
 }
 
 #[test]
+fn whatever_el2_left_in_a_page_does_not_go_back_with_it() {
+    let mut w = World::new();
+    let page = pfn(w.page());
+    let mut locks = CpuLocal::new(9).locks;
+    let (mut host, _) = w.hyp.host.lock(&mut locks);
+    host.donate(w.hyp.pages(), page).unwrap();
+    w.machine().write(page, 7, 0x5ec2e7);
+    host.release(w.hyp.pages(), page).unwrap();
+    assert!(w.machine().is_zero(page) && w.machine().is_clean(page));
+}
+
+#[test]
+fn no_walker_sees_what_was_in_the_hosts_roots_before_they_were_zeroed() {
+    // Nothing is hidden, so nothing but the end of `Hyp::new` publishes.
+    let mut config = config(&[], &[]);
+    config.private_devices = &[];
+    let machine = FakeMachine::new(&config.memmap, 1);
+    machine.write(pfn(EL2), 1, 0x4000_07fd);
+    machine.publish();
+    machine.zero(pfn(EL2));
+    let hyp = Hyp::new(machine, config).unwrap();
+    let machine = hyp.machine();
+    machine.watch(hyp.host_regime(), hyp.host_geometry());
+    let ipa = pfn(HOST).pa().raw();
+    let found = machine.access(0, Vmid::HOST, Ipa::new(ipa).unwrap(), Access::Read);
+    assert_eq!(found, Err(Fault::Translation(1)));
+}
+
+#[test]
 fn a_second_abort_for_a_mapped_page_is_a_retry() {
     let mut w = World::new();
     let ipa = Ipa::new(HOST * PAGE_SIZE).unwrap();

@@ -109,6 +109,33 @@ fn the_roots_are_zeroed_before_the_vm_exists() {
 }
 
 #[test]
+fn no_walker_sees_what_the_host_left_in_the_roots() {
+    let mut w = World::new();
+    // What a walker would take for a gigabyte: in a root of its own.
+    w.machine().poke(pfn(HOST + 1), 0, HOST << 12 | 0x7fd);
+    w.machine().publish();
+    let h = w.ok(ReserveVm, &[]);
+    w.done(InitVm, &[h, 1, HOST, 0]);
+    let regime = w.regime(h);
+    w.machine().watch(regime, w.hyp.guest_geometry());
+    let upper_half = Gfn::new(BEYOND / 2).unwrap().ipa();
+    let found = w.machine().access(0, regime.vmid, upper_half, Access::Read);
+    assert_eq!(found, Err(Fault::Translation(1)));
+}
+
+#[test]
+fn a_root_is_a_table_in_use_for_as_long_as_its_vm_lives() {
+    let mut w = World::new();
+    let vm = w.vm_of(1);
+    let mut locks = CpuLocal::new(9).locks;
+    let (mut host, _) = w.hyp.host.lock(&mut locks);
+    for root in [vm.root, vm.root + 1] {
+        assert_eq!(w.word(root), Word::HYP.with_pins(1));
+        assert_eq!(host.release(w.hyp.pages(), pfn(root)), Err(Busy));
+    }
+}
+
+#[test]
 fn init_vcpu_checks_each_argument_and_pins_its_run_page() {
     let mut w = World::new();
     let vm = w.vm_of(2);

@@ -11,9 +11,21 @@
 mod rules;
 mod tlb;
 
+/// The lock and the CPU-local state of whatever makes the schedule: the machine, or shuttle.
+pub mod sync {
+    #[cfg(shuttle)]
+    pub use shuttle::sync::{Mutex, MutexGuard};
+    #[cfg(shuttle)]
+    pub use shuttle::thread_local;
+    #[cfg(not(shuttle))]
+    pub use std::sync::{Mutex, MutexGuard};
+    #[cfg(not(shuttle))]
+    pub use std::thread_local;
+}
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use hyp_abi::{Ipa, Pa, Pfn, Vmid};
 
@@ -21,6 +33,7 @@ use crate::geometry::Geometry;
 use crate::hw::{Regime, TablePfn, Tables, Tlb};
 
 use rules::{Node, Stale};
+use sync::{Mutex, MutexGuard};
 use tlb::CpuTlb;
 
 pub use tlb::{Access, Fault};
@@ -32,18 +45,18 @@ type Place = (u64, usize);
 /// What another CPU does meanwhile.
 type Race = Box<dyn FnOnce(&FakeMmu) + Send>;
 
-std::thread_local! {
+sync::thread_local! {
     static CPU: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 /// Makes this thread CPU `n`.
 pub fn become_cpu(n: usize) {
-    CPU.set(n);
+    CPU.with(|cpu| cpu.set(n));
 }
 /// Which CPU this thread is: 0 unless [`become_cpu`] said otherwise.
 #[must_use]
 pub fn this_cpu() -> usize {
-    CPU.get()
+    CPU.with(std::cell::Cell::get)
 }
 
 /// How often each kind of invalidation was asked for.
@@ -307,7 +320,8 @@ impl fmt::Debug for FakeMmu {
 
 impl Drop for FakeMmu {
     fn drop(&mut self) {
-        let violations = self.take_violations();
+        let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let violations = &inner.violations;
         assert!(
             std::thread::panicking() || violations.is_empty(),
             "the architecture forbids: {violations:#?}"
