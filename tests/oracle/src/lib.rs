@@ -139,7 +139,7 @@ impl Oracle {
             });
         let [x0, args @ ..] = regs;
         let name = Hypercall::from_function_id(x0).map_or("an unknown function", Hypercall::name);
-        let call = || format!("{name} {x0:#x} {args:#x?} on CPU {number}");
+        let call = || format!("{name} {x0:#x} {args:x?} on CPU {number}");
         judged.map_err(|why| why.at(call())).map(|()| outcome)
     }
 

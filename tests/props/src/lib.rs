@@ -5,6 +5,7 @@
 //! refused call left RAM and metadata equal bit for bit, and the fake saw no break-before-make,
 //! invalidate, barrier or re-use mistake.
 
+mod host;
 mod rig;
 mod rng;
 pub mod tiny;

@@ -10,15 +10,11 @@ use hyp_model::{Page, State, World, broken};
 use hyp_oracle::{Divergence, Oracle};
 use hyp_s2::{Geometry, Regime, TablePfn};
 
-use crate::rng::Rng;
-
-const CPUS: usize = 3;
-const EL2_FIRST: u64 = 0x40200;
+pub(crate) const CPUS: usize = 3;
+pub(crate) const EL2_FIRST: u64 = 0x40200;
 const EL2_PAGES: u64 = 64;
-const GICV: u64 = 0x8040;
-const GICH: u64 = 0x8030;
-/// RAM pages that the random host plays with.
-const PLAY: [(u64, u64); 3] = [(0x40000, 6), (0x40240, 24), (0x80000, 6)];
+pub(crate) const GICV: u64 = 0x8040;
+pub(crate) const GICH: u64 = 0x8030;
 
 /// The pair under test.
 #[derive(Debug)]
@@ -26,7 +22,7 @@ pub struct Rig {
     hyp: Hyp<FakeMachine>,
     cpus: Vec<CpuLocal>,
     oracle: Oracle,
-    handles: Vec<u64>,
+    pub(crate) handles: Vec<u64>,
     /// Calls so far.
     pub calls: u64,
     /// Refused calls so far.
@@ -119,7 +115,11 @@ impl Rig {
     /// If the host is told what no exit can say.
     pub fn exit(&mut self, cpu: usize, raw: RawExit) -> GuestNext {
         become_cpu(cpu);
-        sound(self.oracle.guest_exit(&self.hyp, &mut self.cpus[cpu], raw))
+        let next = sound(self.oracle.guest_exit(&self.hyp, &mut self.cpus[cpu], raw));
+        self.hyp.machine().settle();
+        let violations = self.hyp.machine().take_violations();
+        assert!(violations.is_empty(), "{raw:x?}: {violations:?}");
+        next
     }
 
     /// The run page of the vCPU loaded on a CPU.
@@ -271,122 +271,10 @@ impl Rig {
             assert_eq!(found.ok().map(hyp_abi::Pa::frame), Some(map.pfn), "{gfn:?} was refused");
         }
     }
-
-    /// A random call, often a sensible one.
-    pub fn random(&mut self, rng: &mut Rng) {
-        let cpu = rng.below(CPUS as u64) as usize;
-        match rng.below(16) {
-            0 => {
-                let page = self.some_pfn(rng);
-                if let Some(page) = Pfn::new(page) {
-                    self.touch(cpu, page);
-                }
-            }
-            1 => {
-                let slot = rng.below(3) as usize;
-                if let Some(gfn) = Gfn::new(self.some_gfn(rng)) {
-                    self.guest_touch(cpu, slot, gfn, rng.one_in(2));
-                }
-            }
-            _ => {
-                let regs = self.random_call(rng);
-                self.call(cpu, regs);
-            }
-        }
-    }
-
-    fn random_call(&self, rng: &mut Rng) -> [u64; 5] {
-        use Hypercall as H;
-        let which = rng.pick(H::ALL);
-        if rng.one_in(64) {
-            return [hostile(rng), hostile(rng), hostile(rng), hostile(rng), hostile(rng)];
-        }
-        let nr = if rng.one_in(16) { hostile(rng) } else { 1 };
-        let (p, g, h) = (self.some_pfn(rng), self.some_gfn(rng), self.some_handle(rng));
-        let idx = if rng.one_in(16) { hostile(rng) } else { rng.below(2) };
-        let prot = if rng.one_in(8) { rng.below(20) } else { rng.pick(&[15, 13, 3, 1]) };
-        let span = if rng.one_in(16) { hostile(rng) } else { 1 + rng.below(70) };
-        let args = match which {
-            H::ShareHyp | H::UnshareHyp | H::MemcacheTopup | H::AuditHost => [p, 0, 0, 0],
-            H::ShareGuest => [p, g, nr, prot],
-            H::UnshareGuest => [h, g, nr, 0],
-            H::RelaxPerms => [g, prot, 0, 0],
-            H::Wrprotect => [h, g, span, 0],
-            H::TestClearYoung => [h, g, span, rng.below(3)],
-            H::Mkyoung | H::MapGicv => [g, 0, 0, 0],
-            H::UnmapGicv | H::AuditVm => [h, g, 0, 0],
-            H::InitVm => {
-                [h, 1 + rng.below(2), p & !u64::from(rng.below(8) != 0), u64::from(rng.one_in(16))]
-            }
-            H::InitVcpu => [h, idx, p, 0],
-            H::VcpuLoad => [h, idx, 0, 0],
-            H::ReserveVm if self.handles_live() >= 3 => return self.random_call(rng),
-            H::StartTeardownVm | H::UnreserveVm if !rng.one_in(6) => return self.random_call(rng),
-            _ => [h, 0, 0, 0],
-        };
-        let [a, b, c, d] = args;
-        [which.function_id(), a, b, c, d]
-    }
-
-    fn handles_live(&self) -> usize {
-        self.model().slots.iter().flatten().count()
-    }
-
-    fn some_handle(&self, rng: &mut Rng) -> u64 {
-        let live: Vec<u64> =
-            self.model().slots.iter().flatten().map(|vm| vm.handle.raw()).collect();
-        match rng.below(16) {
-            0 => hostile(rng),
-            1 if !self.handles.is_empty() => rng.pick(&self.handles),
-            _ if !live.is_empty() => rng.pick(&live),
-            _ => 0,
-        }
-    }
-
-    fn some_pfn(&self, rng: &mut Rng) -> u64 {
-        if rng.one_in(24) {
-            return hostile(rng);
-        }
-        if rng.one_in(24) {
-            return rng.pick(&[
-                EL2_FIRST,
-                EL2_FIRST + 3,
-                GICV,
-                GICH,
-                0x9000,
-                0x403ff,
-                0x40400,
-                0x80040,
-            ]);
-        }
-        let (first, n) = rng.pick(&PLAY);
-        first + rng.below(n)
-    }
-
-    fn some_gfn(&self, rng: &mut Rng) -> u64 {
-        if rng.one_in(24) {
-            return hostile(rng);
-        }
-        rng.pick(&[0, 0x1ff, 0x200, 0x40000, 0x40001, 0x3ffff, (1 << 28) - 1, (1 << 28) - 2])
-    }
 }
 
 impl Default for Rig {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// Numbers that hurt.
-fn hostile(rng: &mut Rng) -> u64 {
-    let edge = rng.pick(&[0, 1, 12, 28, 36, 40, 48, 52, 63]);
-    let base = 1u64 << edge;
-    match rng.below(6) {
-        0 => u64::MAX,
-        1 => base,
-        2 => base - 1,
-        3 => base.wrapping_neg(),
-        4 => rng.bits(),
-        _ => base + 1,
     }
 }
