@@ -22,8 +22,8 @@ const ARCH_FEATURES: u64 = 0x8000_0001;
 const SVE_HINT: u64 = 1 << 16;
 
 const SUCCESS: u64 = 0;
-/// NOT_SUPPORTED, of SMCCC as well: also the answer to ARCH_FEATURES(ARCH_WORKAROUND_1, 2, 3). EL2 offers
-/// no firmware mitigation; a guest reads from its ID registers (CSV2, SSBS) what it needs.
+/// NOT_SUPPORTED, of SMCCC as well. What SMCCC says of ARCH_WORKAROUND_1, 2 and 3 EL2 answers itself,
+/// before the host is asked.
 pub const NOT_SUPPORTED: u64 = u64::MAX;
 const INVALID_PARAMETERS: u64 = NOT_SUPPORTED.wrapping_sub(1);
 const ALREADY_ON: u64 = NOT_SUPPORTED.wrapping_sub(3);

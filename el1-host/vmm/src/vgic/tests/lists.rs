@@ -414,3 +414,44 @@ fn hostile_register_accesses_never_panic() {
         }
     }
 }
+
+/// More candidates than any GIC has list registers: each comes, once.
+#[test]
+fn sixteen_sgis_and_more_all_come_once() {
+    for version in [Version::V2, Version::V3] {
+        for group in [0, 0xffff_ffff] {
+            let mut g = gic(version, 1);
+            set_up(&mut g, 0, &[40, 41]);
+            g.set_line(0, 41, true);
+            let frame = if version == Version::V3 { 0x1_0000 } else { 0 };
+            let write = |g: &mut Vgic, offset: u64, value: u64| match version {
+                Version::V2 => g.write_dist(0, access(offset, 4), value),
+                Version::V3 => g.write_redist(access(frame + offset, 4), value),
+            };
+            write(&mut g, 0x80, group);
+            write(&mut g, 0x100, 0xffff);
+            for sgi in 0..16 {
+                match version {
+                    Version::V2 => g.write_dist(0, access(0xf00, 4), 0x0200_0000 | sgi),
+                    Version::V3 => g.write_sgi_register(0, sgi << 24 | 1, group != 0),
+                }
+            }
+            let mut taken = Vec::new();
+            for _ in 0..100 {
+                let mut lrs = g.fill(0).lrs;
+                let Some(at) = lrs.iter().position(|w| w & P != 0 && lr::vintid(*w) < 16) else {
+                    break;
+                };
+                taken.push(lr::vintid(lrs[at]));
+                acknowledge(&mut lrs, at);
+                g.fold(0, &lrs);
+                let mut lrs = g.fill(0).lrs;
+                assert_eq!(lrs[0] & A, A);
+                deactivate(&mut lrs, 0);
+                g.fold(0, &lrs);
+            }
+            taken.sort_unstable();
+            assert!(taken.iter().copied().eq(0..16), "{version:?}: {taken:?}");
+        }
+    }
+}
