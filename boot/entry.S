@@ -8,10 +8,12 @@
 //       arch::mmu builds the real tables), sp = boot stack, VBAR_EL2 = hyp_vector_host.
 // Uses: x19 = blob, x20 = image base; everything else is scratch. No subroutine keeps a register.
 //
-// hyp_secondary_entry, every other CPU, whenever the firmware starts it:
-// In:   x0 = number of the CPU, below {CPUS} (arch::smc::cpu_on), EL2, MMU off.
+// hyp_secondary_entry, every other CPU, whenever the firmware starts it, or lets it out of its spin
+// table:
+// In:   EL2, MMU off.
 // Out:  arch::boot::secondary(): EL2h, exceptions masked, MMU and caches on with the last tables,
-//       sp = top of its own stack, TPIDR_EL2 and VBAR_EL2 set.
+//       sp = top of its own stack, TPIDR_EL2 and VBAR_EL2 set. Parks if arch::boot::MPIDRS, where its
+//       place is its number, does not know it.
 //       It reads no data before its MMU is on, so none has to be clean to the PoC; its code, like all
 //       text, is as the loader left it, and the tables are walked through the caches (TCR).
 //
@@ -217,12 +219,23 @@ hyp_descriptor:                     // where the EL1 payload is: xtask
 hyp_secondary_entry:
     msr     daifset, #0xf
     msr     spsel, #1
-    mov     x19, x0
     el2_registers .L_park_secondary, .
-    cmp     x19, #{CPUS}
-    b.hs    .L_park_secondary
     mmu_on  {LAST_TABLES}, {SCTLR_FINAL}
-    own_state x19
+    mrs     x1, mpidr_el1
+    movz    x2, #0xffff             // Aff3, Aff2..Aff0
+    movk    x2, #0xff, lsl #16
+    movk    x2, #0xff, lsl #32
+    and     x1, x1, x2
+    adr_l   x2, {MPIDRS}
+    mov     x19, xzr
+7:  ldr     x3, [x2, x19, lsl #3]
+    cmp     x3, x1
+    b.eq    8f
+    add     x19, x19, #1
+    cmp     x19, #{CPUS}
+    b.lo    7b
+    b       .L_park_secondary
+8:  own_state x19
     bl      {SECONDARY}
 .L_park_secondary:
     wfe

@@ -2,7 +2,7 @@
 //
 // In:  EL1, MMU off, x0 = device tree (arm64 boot protocol); loaded anywhere, 4 KiB aligned.
 // Does: keeps the entry state for the tests, relocates itself, clears .bss, makes an identity map
-//      (0..1 GiB Device, 1..8 GiB Normal), switches MMU and caches on, calls guest_main(dtb).
+//      (0..1 GiB Device, 1..8 GiB Normal; on a Raspberry Pi 4 all Normal but 3..4 GiB), switches MMU and caches on, calls guest_main(dtb).
 // Clobbers: everything.
 //
 // guest_secondary, where a CPU starts that PSCI CPU_ON switched on:
@@ -76,7 +76,16 @@ guest_start:
     add     x2, x2, #1
     cmp     x2, #8
     b.ne    4b
-
+    // On a Raspberry Pi 4 we are in the first GiB, which is RAM there; the devices are in the fourth.
+    adr     x2, guest_start
+    lsr     x2, x2, #30
+    cbnz    x2, 9f
+    str     x1, [x0]
+    ldr     x1, ={block_device}
+    mov     x2, #3
+    add     x3, x1, x2, lsl #30
+    str     x3, [x0, #24]
+9:
     // Lines of the image that the loader left in the caches are stale now (DDI0487 B2.7: a
     // non-cacheable store does not update them): drop them before the caches come on.
     mrs     x3, ctr_el0

@@ -9,7 +9,7 @@ use hyp_core::hyp::ConfigError;
 use hyp_core::plan::PlanError;
 use hyp_core::sysreg::ID_REGISTERS;
 use hyp_core::{Config, Hyp};
-use hyp_dtb::{Dtb, DtbError, Enable, Psci};
+use hyp_dtb::{Dtb, DtbError, Psci};
 use hyp_s2::TablePfn;
 use hyp_s2::geometry::Geometry;
 use hyp_sync::Once;
@@ -64,13 +64,12 @@ fn boot_with(map: &mut Map, tree: &Dtb<'_>, dtb: u64) -> Result<u64, BootError> 
     if tree.psci()? == Some(Psci::Smc) {
         smc::found();
     }
-    if tree.cpus()?.iter().any(|cpu| matches!(cpu.enable, Enable::SpinTable(_))) {
-        return Err(BootError::SpinTable);
-    }
     let features = Features::detect();
     let version = env!("CARGO_PKG_VERSION");
     log::info!("redan {version} at {:#x}, CPU {:#010x}", boot::base(), cpu::midr());
     let ram = survey::ram(tree)?;
+    let cpus = tree.cpus()?;
+    smp::check(&cpus, &ram)?;
     let payload = Payload::find(map, &ram)?;
     let ipa_bits = features.pa_bits().min(IPA_BITS);
     let geometry = Geometry::new(ipa_bits).ok_or(BootError::AddressBits(ipa_bits))?;
@@ -133,11 +132,10 @@ fn boot_with(map: &mut Map, tree: &Dtb<'_>, dtb: u64) -> Result<u64, BootError> 
     oracle::start(specified, survey::strict(tree)?);
     let (start, end) = bringup::bytes_of(memory.plan.carve_out);
     log::info!("EL2 keeps its image and {start:#x}..{end:#x}");
-    let known = tree.cpus()?;
-    let startable = known.iter().filter(|cpu| cpu.enable == Enable::Psci).copied();
     let host = self::hyp().host_regime();
-    smp::init(startable, smp::Common { host, geometry, vgic: size }, &features);
-    log::info!("{} of {} CPUs can run", smp::count(), known.len());
+    smp::init(&cpus, smp::Common { host, geometry, vgic: size }, &features);
+    smp::gather(&cpus)?;
+    log::info!("{} of {} CPUs can run", smp::count(), cpus.len());
     log::info!("payload of {} KiB at {:#x}", payload.size >> 10, payload.start);
     Ok(payload.start)
 }
@@ -149,8 +147,8 @@ pub enum BootError {
     NoDeviceTree(u64),
     /// The device tree is broken, or lacks something.
     Tree(DtbError),
-    /// Other CPUs wait at EL2 for an address in memory that the host could write.
-    SpinTable,
+    /// This CPU waits at EL2 for an address in memory, which a host could write.
+    SpinTable(u64),
     /// The command line says something about DMA that is not understood.
     Dma,
     /// Strict about DMA, with an interrupt controller that writes to memory.
@@ -179,9 +177,9 @@ impl fmt::Display for BootError {
         match self {
             Self::NoDeviceTree(x0) => write!(f, "no device tree (x0 = {x0:#x})"),
             Self::Tree(e) => write!(f, "{e}"),
-            Self::SpinTable => write!(
+            Self::SpinTable(mpidr) => write!(
                 f,
-                "other CPUs wait at EL2 in a spin table, where a host could start them: not supported yet"
+                "CPU {mpidr:#x} does not come out of its spin table, where a host could start it at EL2"
             ),
             Self::Dma => write!(f, "redan.dma= on the command line can only be `strict`"),
             Self::StrictGic => write!(

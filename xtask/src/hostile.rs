@@ -83,10 +83,10 @@ pub fn odd_ram(tree: &mut Vec<u8>, ram: u64) -> Result<()> {
     Ok(())
 }
 
-/// Let the CPU wait in a spin table.
+/// Let the second CPU wait in a spin table.
 pub fn spin_table(tree: &mut Vec<u8>, _ram: u64) -> Result<()> {
     const NAMES: &[u8] = b"enable-method\0cpu-release-addr\0";
-    const NODE: &[u8] = b"\0\0\0\x01cpu@0\0\0\0";
+    const NODE: &[u8] = b"\0\0\0\x01cpu@1\0\0\0";
     let (strings, size) = (word(tree, OFF_STRINGS)?, word(tree, SIZE_STRINGS)?);
     ensure!(strings > word(tree, OFF_STRUCT)?, "the strings are not behind the structure");
     let end = strings + size;

@@ -58,14 +58,14 @@ pub struct Power {
 pub enum Affinity {
     /// By EL2.
     Answer(u64),
-    /// EL2 has let it go; the firmware knows when it is off.
-    AskFirmware,
+    /// It is this CPU, which is off or on its way: who turned it off knows more.
+    Off(usize),
 }
 
 /// AFFINITY_INFO: on.
 const ON: u64 = 0;
 /// AFFINITY_INFO: off.
-const OFF: u64 = 1;
+pub const OFF: u64 = 1;
 /// AFFINITY_INFO: being started.
 const ON_PENDING: u64 = 2;
 
@@ -150,7 +150,7 @@ impl Power {
     /// # Errors
     /// Denied: no other runs, and nobody would be left to start it, nor any other.
     pub fn begin_off(&mut self, number: usize) -> Result<(), u64> {
-        let others = self.cpus.iter().enumerate().filter(|(n, _)| *n != number);
+        let others = (0..MAX_CPUS).zip(&self.cpus).filter(|(n, _)| *n != number);
         let mut states = others.filter_map(|(_, cpu)| cpu.map(|cpu| cpu.state));
         // One that is just being started may yet fail to come: it does not count.
         if !states.any(|state| matches!(state, State::On | State::Suspended(_))) {
@@ -204,7 +204,7 @@ impl Power {
     /// AFFINITY_INFO of `target` from affinity level `level` up.
     #[must_use]
     pub fn affinity(&self, target: u64, level: u64) -> Affinity {
-        use Affinity::{Answer, AskFirmware};
+        use Affinity::{Answer, Off};
         // The fields of the levels below are ignored (DEN0022 5.1.5).
         let same = match level {
             0 => MPIDR_AFFINITY,
@@ -216,13 +216,13 @@ impl Power {
         if target & !MPIDR_AFFINITY != 0 {
             return Answer(status::INVALID_PARAMETERS);
         }
-        let cpus = self.cpus.iter().flatten().filter(|cpu| (cpu.mpidr ^ target) & same == 0);
+        let cpus = (0..MAX_CPUS).zip(&self.cpus).filter_map(|(n, cpu)| cpu.map(|cpu| (n, cpu)));
         let (mut found, mut pending) = (false, false);
-        for cpu in cpus {
+        for (number, cpu) in cpus.filter(|(_, cpu)| (cpu.mpidr ^ target) & same == 0) {
             match cpu.state {
                 State::On | State::Suspended(_) => return Answer(ON),
                 State::Pending { .. } => pending = true,
-                State::Off if level == 0 => return AskFirmware,
+                State::Off if level == 0 => return Off(number),
                 State::Off | State::Unfit => {}
             }
             found = true;

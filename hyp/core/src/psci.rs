@@ -55,6 +55,10 @@ pub mod status {
     pub const INVALID_ADDRESS: u64 = (-9_i64) as u64;
     /// SMCCC 1.1.
     pub const SMCCC_1_1: u64 = 0x1_0001;
+    /// PSCI 1.1.
+    pub const PSCI_1_1: u64 = 0x1_0001;
+    /// `MIGRATE_INFO_TYPE`: nothing has to be migrated.
+    pub const NOT_MIGRATED: u64 = 2;
 }
 
 /// Affinity bits of an MPIDR: Aff3 and Aff2..Aff0.
@@ -105,8 +109,44 @@ pub enum Firmware {
         /// If it has `CPU_SUSPEND`.
         suspend: Option<SuspendFormat>,
     },
-    /// Nobody: an SMC would hang or be undefined (a Raspberry Pi with the default stub).
-    None,
+    /// EL2 itself, for an SMC would hang or be undefined (a Raspberry Pi with the default stub).
+    Own {
+        /// The board can be turned off, and reset.
+        off: bool,
+    },
+}
+
+impl Firmware {
+    /// The format of `CPU_SUSPEND`, if there is one.
+    const fn suspend(self) -> Option<SuspendFormat> {
+        match self {
+            Self::Psci { suspend } => suspend,
+            Self::Own { .. } => Some(SuspendFormat::Original),
+        }
+    }
+
+    /// A call without arguments: the firmware's to answer, or `own`.
+    fn relay(self, function: u32, own: Request) -> Request {
+        match self {
+            Self::Psci { .. } => Request::Forward([u64::from(function), 0, 0, 0]),
+            Self::Own { .. } => own,
+        }
+    }
+
+    /// `PSCI_FEATURES` of a function that the host may know about.
+    fn features(self, asked: u32) -> Request {
+        let ends = matches!(asked & !id::WIDE, id::SYSTEM_OFF | id::SYSTEM_RESET);
+        match self {
+            Self::Psci { .. } => {
+                Request::Forward([u64::from(id::FEATURES), u64::from(asked), 0, 0])
+            }
+            Self::Own { off } if ends && !off => Request::Answer(status::NOT_SUPPORTED),
+            Self::Own { .. } if asked & !id::WIDE == id::SYSTEM_RESET2 => {
+                Request::Answer(status::NOT_SUPPORTED)
+            }
+            Self::Own { .. } => Request::Answer(status::SUCCESS),
+        }
+    }
 }
 
 /// What to do for the host. Its x1..x3 become 0 in any case.
@@ -138,6 +178,11 @@ pub enum Request {
         /// Its x0 then.
         context: u64,
     },
+    /// End it all, by the board's own means.
+    End {
+        /// And start again.
+        reset: bool,
+    },
     /// Say what a CPU does.
     Affinity {
         /// MPIDR, as the host named it.
@@ -163,14 +208,13 @@ pub fn request(imm: u16, args: [u64; 4], firmware: Firmware) -> Request {
         id::SMCCC_ARCH_FEATURES => return Answer(arch_feature(low32(x1))),
         _ => {}
     }
-    let Firmware::Psci { suspend } = firmware else { return Answer(status::NOT_SUPPORTED) };
     let wide = function & id::WIDE != 0;
     let width = if wide { u64::MAX } else { 0xffff_ffff };
     let [x1, x2, x3] = [x1 & width, x2 & width, x3 & width];
     match function & !id::WIDE {
         id::CPU_ON => Request::On { target: x1, entry: x2, context: x3 },
         id::AFFINITY_INFO => Request::Affinity { target: x1, level: x2 },
-        id::CPU_SUSPEND => match suspend {
+        id::CPU_SUSPEND => match firmware.suspend() {
             Some(format) => {
                 let state = low32(x1);
                 let power_down = format.powers_down(state);
@@ -178,19 +222,25 @@ pub fn request(imm: u16, args: [u64; 4], firmware: Firmware) -> Request {
             }
             None => Answer(status::NOT_SUPPORTED),
         },
-        id::SYSTEM_RESET2 => Forward([u64::from(function), x1, x2, x3]),
+        id::SYSTEM_RESET2 if matches!(firmware, Firmware::Psci { .. }) => {
+            Forward([u64::from(function), x1, x2, x3])
+        }
         // The rest has no 64-bit form.
         _ if wide => Answer(status::NOT_SUPPORTED),
         id::CPU_OFF => Request::Off,
-        id::VERSION | id::MIGRATE_INFO_TYPE | id::SYSTEM_OFF | id::SYSTEM_RESET => {
-            Forward([u64::from(function), 0, 0, 0])
+        id::VERSION => firmware.relay(function, Answer(status::PSCI_1_1)),
+        id::MIGRATE_INFO_TYPE => firmware.relay(function, Answer(status::NOT_MIGRATED)),
+        id::SYSTEM_OFF | id::SYSTEM_RESET if firmware == (Firmware::Own { off: false }) => {
+            Answer(status::NOT_SUPPORTED)
         }
+        id::SYSTEM_OFF => firmware.relay(function, Request::End { reset: false }),
+        id::SYSTEM_RESET => firmware.relay(function, Request::End { reset: true }),
         id::FEATURES => match low32(x1) {
             id::SMCCC_VERSION => Answer(status::SUCCESS),
             asked if asked & !id::WIDE == id::CPU_SUSPEND => {
-                Answer(suspend.map_or(status::NOT_SUPPORTED, SuspendFormat::features))
+                Answer(firmware.suspend().map_or(status::NOT_SUPPORTED, SuspendFormat::features))
             }
-            asked if is_known(asked) => Forward([u64::from(function), u64::from(asked), 0, 0]),
+            asked if is_known(asked) => firmware.features(asked),
             _ => Answer(status::NOT_SUPPORTED),
         },
         // SYSTEM_SUSPEND too: the machine would resume at EL2.
@@ -231,6 +281,7 @@ mod tests {
     use super::*;
 
     const QEMU: Firmware = Firmware::Psci { suspend: Some(SuspendFormat::Original) };
+    const BARE: Firmware = Firmware::Own { off: false };
 
     fn smc(args: [u64; 4]) -> Request {
         request(0, args, QEMU)
@@ -360,7 +411,7 @@ mod tests {
 
     #[test]
     fn smccc_is_ours_with_or_without_firmware() {
-        for firmware in [QEMU, Firmware::None] {
+        for firmware in [QEMU, BARE] {
             let ask = |x0, x1| request(0, [x0, x1, 0, 0], firmware);
             assert_eq!(ask(0x8000_0000, 0), Answer(0x1_0001));
             assert_eq!(ask(0x8000_0001, 0x8000_0000), Answer(0));
@@ -371,9 +422,47 @@ mod tests {
     }
 
     #[test]
-    fn without_firmware_there_is_no_psci() {
-        for function in [0x8400_0000, 0x8400_0003, 0xc400_0003, 0x8400_0008, 0x8400_000a] {
-            assert_eq!(request(0, [function, 0, 0, 0], Firmware::None), Answer(u64::MAX));
+    fn without_firmware_psci_is_ours_and_nothing_is_ever_forwarded() {
+        for low in (0..=0xffff_u64).step_by(if cfg!(miri) { 511 } else { 1 }) {
+            for (base, asked) in [(0x8400_0000, 0), (0xc400_0000, 0), (0, 0x8400_0000)] {
+                let call = if base == 0 {
+                    [0x8400_000a, asked | low, 0, 0]
+                } else {
+                    [base | low, 0, 0, 0]
+                };
+                let action = request(0, call, BARE);
+                assert!(!matches!(action, Forward(_)), "{call:x?}");
+            }
+        }
+        let call = |function, firmware| request(0, [function, 1, 2, 3], firmware);
+        assert_eq!(call(0x8400_0000, BARE), Answer(0x1_0001));
+        assert_eq!(call(0x8400_0006, BARE), Answer(2));
+        assert_eq!(call(0xc400_0003, BARE), On { target: 1, entry: 2, context: 3 });
+        assert_eq!(call(0xc400_0004, BARE), Affinity { target: 1, level: 2 });
+        assert_eq!(call(0x8400_0002, BARE), Off);
+        let power_down = false;
+        assert_eq!(call(0xc400_0001, BARE), Suspend { state: 1, power_down, entry: 2, context: 3 });
+        for reset2 in [0x8400_0012, 0xc400_0012] {
+            assert_eq!(call(reset2, BARE), Answer(u64::MAX));
+        }
+    }
+
+    #[test]
+    fn without_firmware_the_board_says_whether_the_machine_can_be_turned_off() {
+        let able = Firmware::Own { off: true };
+        let features = |asked, firmware| request(0, [0x8400_000a, asked, 0, 0], firmware);
+        for (function, reset) in [(0x8400_0008, false), (0x8400_0009, true)] {
+            assert_eq!(request(0, [function, 0, 0, 0], able), Request::End { reset });
+            assert_eq!(features(function, able), Answer(0));
+            assert_eq!(request(0, [function, 0, 0, 0], BARE), Answer(u64::MAX));
+            assert_eq!(features(function, BARE), Answer(u64::MAX));
+        }
+        for asked in [0x8400_0000, 0x8400_0001, 0xc400_0001, 0x8400_0002, 0xc400_0003, 0x8400_000a]
+        {
+            assert_eq!(features(asked, BARE), Answer(0), "{asked:#x}");
+        }
+        for asked in [0x8400_000e, 0xc400_0012, 0xc400_0002] {
+            assert_eq!(features(asked, able), Answer(u64::MAX), "{asked:#x}");
         }
     }
 

@@ -4,6 +4,7 @@
 //! linker script).
 
 use core::arch::global_asm;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::{mmu, percpu::CPUS};
 use crate::board::{Board, QemuVirt, Rpi4};
@@ -29,6 +30,7 @@ global_asm!(
     LAST_TABLES = sym mmu::LAST,
     SCTLR_FINAL = const SCTLR_FINAL,
     SECONDARY = sym secondary,
+    MPIDRS = sym MPIDRS,
     CPUS = const CPUS,
     STACKS_SHIFT = const STACKS.trailing_zeros(),
     UART = const QemuVirt::FALLBACK_UART.1,
@@ -68,12 +70,22 @@ extern "C" fn start(dtb: u64) -> ! {
     crate::el2::start(dtb)
 }
 
+/// Affinity bits of each CPU's MPIDR, at the place of its number; all ones where there is none.
+static MPIDRS: [AtomicU64; CPUS] = [const { AtomicU64::new(u64::MAX) }; CPUS];
+
+/// Gives the CPU with these affinity bits its number, before it is started.
+pub fn name_cpu(number: usize, mpidr: u64) {
+    if let Some(slot) = MPIDRS.get(number) {
+        slot.store(mpidr, Ordering::Relaxed);
+    }
+}
+
 /// Where entry.S goes on every other CPU, each time the firmware starts it.
 extern "C" fn secondary() -> ! {
     crate::smp::arrive()
 }
 
-/// Where the firmware is to start a CPU: EL2, with the CPU's number in x0.
+/// Where the firmware is to start a CPU, in EL2.
 pub fn secondary_entry() -> u64 {
     address!(hyp_secondary_entry)
 }

@@ -1,7 +1,9 @@
 //! The steps of the boot that touch memory or registers by address: what `el2` decides, done.
 //!
-//! Each function is called once, in the order in which they stand here, on one CPU; the last two on
-//! every other CPU too, whenever it comes up.
+//! Each function is called once, in the order in which they stand here, on one CPU ([`release`] for
+//! each of the others); the last two on every other CPU too, whenever it comes up.
+
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use hyp_abi::PAGE_SHIFT;
 use hyp_core::machine::Frames;
@@ -12,7 +14,7 @@ use hyp_s2::Regime;
 use super::boot::{self, Part};
 use super::cpu::{self, Features, Traps};
 use super::gic::Vgic;
-use super::{cache, mmu, percpu, pm, smc, switch, timer, vectors};
+use super::{cache, mmu, percpu, pm, smc, switch, sysreg, timer, vectors};
 use crate::el2::BootError;
 use crate::machine::Hw;
 use crate::stage1::{Kind, Map, MapError};
@@ -150,6 +152,18 @@ pub fn gicv2(gich: Region) -> Vgic {
 pub fn power(registers: Region) {
     // SAFETY: 1. The board has it there, and the final map has it.
     unsafe { pm::open(registers) };
+}
+
+/// Lets a CPU out of its spin table, into EL2.
+pub fn release(pa: u64) {
+    // SAFETY:
+    // 1. The caller has seen that the word is aligned and in RAM, which is all mapped, and the device
+    //    tree says that it is there for this.
+    // 2. Nobody of ours uses it otherwise.
+    let word = unsafe { AtomicU64::from_ptr(pa as *mut u64) };
+    word.store(boot::secondary_entry(), Ordering::Relaxed);
+    cache::clean_to_poc(pa, size_of::<u64>() as u64); // the CPU reads past the caches
+    sysreg::send_event();
 }
 
 /// Prepares this CPU for the host: registers, traps, stage 2. Each CPU does it whenever it comes up.

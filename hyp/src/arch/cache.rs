@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 
-use super::sysreg::{ctr_el0, dsb_ish, isb};
+use super::sysreg::{ctr_el0, dsb_ish, dsb_sy, isb};
 
 /// Calls `op` for each line of `start..start + size`; `field` is the log2 of a line in words.
 fn lines(start: u64, size: u64, field: u64, op: impl Fn(u64)) {
@@ -15,7 +15,8 @@ fn lines(start: u64, size: u64, field: u64, op: impl Fn(u64)) {
     }
 }
 
-/// Cleans and invalidates data to the point of coherency.
+/// Cleans and invalidates data to the point of coherency, for whoever reads it past the caches: not
+/// only what is in our shareability domain must find it there.
 pub fn clean_to_poc(start: u64, size: u64) {
     lines(start, size, ctr_el0() >> 16, |at| {
         // SAFETY:
@@ -23,7 +24,7 @@ pub fn clean_to_poc(start: u64, size: u64) {
         // 2. An address that is not mapped would fault; callers pass RAM, which EL2 maps whole.
         unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) }
     });
-    dsb_ish();
+    dsb_sy();
 }
 
 /// Makes instructions just written visible to all CPUs' fetches (DDI0487 B2.4.4): data to the point

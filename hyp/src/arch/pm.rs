@@ -51,12 +51,26 @@ pub unsafe fn open(registers: Region) {
     BLOCK.store(registers.base, Ordering::Relaxed);
 }
 
+/// Whether there is such a block.
+pub fn present() -> bool {
+    block().is_some()
+}
+
 /// Turns the machine off, as far as the board can: the watchdog fires a moment later. Returns then,
 /// or if there is no such block.
 pub fn system_off() {
+    fire(PARTITION);
+}
+
+/// Starts the machine again: the same, with partition 0.
+pub fn system_reset() {
+    fire(0);
+}
+
+fn fire(partition: u32) {
     let Some(block) = block() else { return };
     let rsts = block.rsts.get() & !(PASSWORD | PARTITION);
-    block.rsts.set(PASSWORD | rsts | PARTITION);
+    block.rsts.set(PASSWORD | rsts | partition);
     block.wdog.set(PASSWORD | SOON);
     let rstc = block.rstc.get() & !(PASSWORD | WRCFG);
     block.rstc.set(PASSWORD | rstc | WRCFG_FULL_RESET);

@@ -9,7 +9,7 @@ use hyp_sync::Once;
 use smccc::Smc;
 
 use super::sysreg::dsb_ish;
-use super::{boot, cpu};
+use super::{boot, cpu, pm};
 
 static FIRMWARE: Once<Firmware> = Once::new();
 
@@ -23,14 +23,14 @@ pub fn found() {
 
 /// The firmware.
 pub fn firmware() -> Firmware {
-    FIRMWARE.get().copied().unwrap_or(Firmware::None)
+    FIRMWARE.get().copied().unwrap_or_else(|| Firmware::Own { off: pm::present() })
 }
 
 /// What this CPU gives away by speculation, and what the firmware can do about it. Mitigations that
 /// are on or off are on afterwards.
 pub fn speculation() -> Speculation {
     let answers = match firmware() {
-        Firmware::None => Answers::NONE,
+        Firmware::Own { .. } => Answers::NONE,
         Firmware::Psci { .. } => Answers::ask(|function, x1| call([function.into(), x1, 0, 0])),
     };
     let speculation = Speculation::of(&cpu::identity(), &answers);
@@ -52,10 +52,10 @@ pub fn call([function, x1, x2, x3]: [u64; 4]) -> u64 {
     i64::from(x0 as i32) as u64
 }
 
-/// Starts the CPU with this MPIDR as EL2's CPU `number`.
-pub fn cpu_on(mpidr: u64, number: usize) -> u64 {
+/// Starts the CPU with this MPIDR, in EL2.
+pub fn cpu_on(mpidr: u64) -> u64 {
     dsb_ish(); // what that CPU reads is there
-    call([(id::CPU_ON | id::WIDE).into(), mpidr, boot::secondary_entry(), number as u64])
+    call([(id::CPU_ON | id::WIDE).into(), mpidr, boot::secondary_entry(), 0])
 }
 
 /// Turns this CPU off. Returns only if the firmware refuses, with its reason.
@@ -64,12 +64,11 @@ pub fn cpu_off() -> u64 {
     call([id::CPU_OFF.into(), 0, 0, 0])
 }
 
-/// Lets this CPU, EL2's number `number`, wait in power state `state`. Returns unless its state was
-/// lost: then it comes up like one that was off.
-pub fn cpu_suspend(state: u32, number: usize) -> u64 {
+/// Lets this CPU wait in power state `state`. Returns unless its state was lost: then it comes up
+/// like one that was off.
+pub fn cpu_suspend(state: u32) -> u64 {
     dsb_ish();
-    let entry = boot::secondary_entry();
-    call([(id::CPU_SUSPEND | id::WIDE).into(), state.into(), entry, number as u64])
+    call([(id::CPU_SUSPEND | id::WIDE).into(), state.into(), boot::secondary_entry(), 0])
 }
 
 /// What the firmware knows about the CPU with this MPIDR.
@@ -79,7 +78,7 @@ pub fn affinity_info(mpidr: u64) -> u64 {
 
 /// Turns the machine off, if the firmware can; returns otherwise.
 pub fn system_off() {
-    if firmware() != Firmware::None {
+    if matches!(firmware(), Firmware::Psci { .. }) {
         // An error leaves us where we are, and the caller parks.
         let _ = smccc::psci::system_off::<Smc>();
     }

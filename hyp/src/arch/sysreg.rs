@@ -93,6 +93,12 @@ pub fn dsb_ish() {
     aarch64_cpu::asm::barrier::dsb(aarch64_cpu::asm::barrier::ISH);
 }
 
+/// `dsb sy`: as [`dsb_ish`], for every observer there is.
+#[inline(always)]
+pub fn dsb_sy() {
+    aarch64_cpu::asm::barrier::dsb(aarch64_cpu::asm::barrier::SY);
+}
+
 /// `dsb ishst`: stores before it are visible to all CPUs and table walkers.
 #[inline(always)]
 pub fn dsb_ishst() {
@@ -103,6 +109,26 @@ pub fn dsb_ishst() {
 #[inline(always)]
 pub fn dsb_nsh() {
     aarch64_cpu::asm::barrier::dsb(aarch64_cpu::asm::barrier::NSH);
+}
+
+/// Waits for an event, of which [`send_event`] makes one; may return without.
+#[inline(always)]
+pub fn wait_for_event() {
+    aarch64_cpu::asm::wfe();
+}
+
+/// Wakes all CPUs that wait for one, or soon will; what was written before is seen by them.
+#[inline(always)]
+pub fn send_event() {
+    dsb_sy();
+    aarch64_cpu::asm::sev();
+}
+
+/// Waits for an interrupt, masked or not.
+#[inline(always)]
+pub fn wait_for_interrupt() {
+    dsb_ish();
+    aarch64_cpu::asm::wfi();
 }
 
 /// Stops this CPU for good.

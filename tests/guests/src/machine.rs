@@ -113,6 +113,32 @@ fn regs(node: &FdtNode<'_, '_>) -> [u64; 2] {
     found
 }
 
+/// A device's address as a CPU sees it: a Raspberry Pi has its devices on a bus of its own, with
+/// ranges of one cell for the bus, two for the CPU and one for the size.
+fn on_bus(tree: &Fdt<'_>, at: u64) -> u64 {
+    let ranges = tree.find_node("/soc").and_then(|soc| soc.property("ranges"));
+    let (cells, _) = ranges.map_or(&[][..], |ranges| ranges.value).as_chunks::<4>();
+    let cell = |bytes: &[u8; 4]| u64::from(u32::from_be_bytes(*bytes));
+    for range in cells.as_chunks::<4>().0 {
+        let [child, high, low, size] = range.each_ref().map(cell);
+        if (child..child + size).contains(&at) {
+            return (high << 32 | low) + (at - child);
+        }
+    }
+    at
+}
+
+/// Where the tree names no PSCI: EL2 offers it to its host all the same, by SMC.
+pub fn assume_smc() {
+    let m = get();
+    let named = tree().is_some_and(|tree| {
+        tree.find_compatible(&["arm,psci-1.0", "arm,psci-0.2", "arm,psci"]).is_some()
+    });
+    if !named {
+        store(Machine { hvc: false, ..m });
+    }
+}
+
 /// Reads the tree at `dtb`; with none, the defaults above stand.
 pub fn init(dtb: u64) {
     let mut m = Machine { dtb, ..get() };
@@ -123,14 +149,14 @@ pub fn init(dtb: u64) {
         if let Some(region) = tree.memory().regions().next() {
             m.ram = (region.starting_address as u64, region.size.unwrap_or(0) as u64);
         }
-        if let Some(node) = tree.find_compatible(&["arm,pl011"]) {
-            m.uart = regs(&node)[0];
+        let devices =
+            |names| tree.find_compatible(names).map(|node| regs(&node).map(|at| on_bus(&tree, at)));
+        if let Some([uart, _]) = devices(&["arm,pl011"]) {
+            m.uart = uart;
         }
-        if let Some(node) = tree.find_compatible(&["arm,gic-v3"]) {
-            let [dist, redist] = regs(&node);
+        if let Some([dist, redist]) = devices(&["arm,gic-v3"]) {
             m.gic = GicBases::V3 { dist, redist };
-        } else if let Some(node) = tree.find_compatible(&["arm,cortex-a15-gic", "arm,gic-400"]) {
-            let [dist, cpu] = regs(&node);
+        } else if let Some([dist, cpu]) = devices(&["arm,cortex-a15-gic", "arm,gic-400"]) {
             m.gic = GicBases::V2 { dist, cpu };
         }
         m.cpus = tree.cpus().count() as u64;

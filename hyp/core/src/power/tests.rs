@@ -1,6 +1,6 @@
 //! What each power call answers in each state, and every order in which CPUs can meet.
 
-use super::Affinity::{Answer, AskFirmware};
+use super::Affinity::{Answer, Off};
 use super::*;
 
 const BOOT: u64 = 0x8000_0000;
@@ -78,7 +78,7 @@ fn a_start_that_the_firmware_refuses_can_be_tried_again() {
     assert_eq!(power.begin_on(0, 0x101, AT, true), Ok(1));
     power.cancel_on(0, 1);
     assert_eq!(power.arrive(1), None);
-    assert_eq!(power.affinity(0x101, 0), AskFirmware);
+    assert_eq!(power.affinity(0x101, 0), Off(1));
     assert_eq!(power.begin_on(0, 0x101, AT, true), Ok(1));
 }
 

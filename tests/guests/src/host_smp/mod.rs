@@ -20,8 +20,9 @@ pub fn run() {
     gic::get().init();
     println!("{} CPUs", crew::count());
     let clean = digest(&[]);
-    let parts: [(&str, fn()); 11] = [
+    let parts: [(&str, fn()); 12] = [
         ("firmware", power::firmware),
+        ("spin table", power::table),
         ("starting", power::starting),
         ("bad starts", power::refusals),
         ("starting one by many", power::rivals),

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::crew;
 use crate::host::el2_pfn;
-use crate::{check, check_eq, cpu, machine, psci, report, start, timer};
+use crate::{check, check_eq, cpu, machine, probe, psci, report, start, timer, try_insn};
 
 const DENIED: i32 = -3;
 const ON_PENDING: i32 = -5;
@@ -39,6 +39,28 @@ pub fn firmware() {
         check_eq!(psci::status(function, 0, 0, 0), psci::NOT_SUPPORTED, "{function:#x} either");
     }
 }
+
+/// Where the device tree says that CPUs wait for an address: nobody looks there any more. A CPU that
+/// did would come up at EL2.
+pub fn table() {
+    let Some(tree) = machine::tree() else { return };
+    for node in tree.cpus().filter_map(|cpu| cpu.properties().find(|p| p.name == RELEASE)) {
+        let at = node.value.iter().fold(0, |at, byte| at << 8 | u64::from(*byte));
+        crew::others().for_each(|n| start::prepare(n, crew::work, 0));
+        match probe::store64(at, start::secondary_entry()) {
+            Err(_) => check!(true, "the spin table at {at:#x} is out of reach"),
+            Ok(()) => {
+                try_insn!("dc civac, {}", at).is_ok().then(cpu::publish);
+                let woken = try_insn!("sev").is_ok();
+                let came = timer::wait(50, || crew::others().any(|n| crew::came_up(n) > 0));
+                check!(woken && !came, "nobody waits for the spin table at {at:#x}");
+            }
+        }
+    }
+}
+
+/// The property with the address.
+const RELEASE: &str = "cpu-release-addr";
 
 /// The state in which CPU `n` found itself when it was started with `x0`.
 fn check_entry(n: usize, x0: u64) {
