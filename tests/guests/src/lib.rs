@@ -88,6 +88,7 @@ macro_rules! host_payload {
         #[unsafe(no_mangle)]
         extern "C" fn guest_main(dtb: u64) -> ! {
             $crate::start::init(dtb);
+            $crate::machine::assume_smc();
             $crate::report::by_exit_status();
             $crate::$name::run();
             $crate::report::finish(stringify!($name))
