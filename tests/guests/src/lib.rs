@@ -59,6 +59,8 @@ pub mod demo;
 #[cfg(target_os = "none")]
 pub mod dirty;
 #[cfg(target_os = "none")]
+pub mod guest_attack;
+#[cfg(target_os = "none")]
 pub mod hello;
 #[cfg(target_os = "none")]
 pub mod host;

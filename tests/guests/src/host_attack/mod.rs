@@ -10,11 +10,11 @@ mod calls;
 mod canary;
 pub mod finding;
 mod guest;
-mod insn;
+pub mod insn;
 mod land;
 mod oracle;
 mod registers;
-mod rng;
+pub mod rng;
 mod witness;
 
 use core::sync::atomic::Ordering::Relaxed;
