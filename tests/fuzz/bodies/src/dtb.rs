@@ -1,11 +1,13 @@
 //! The machine's device tree, and the memory plan that EL2 makes from it.
 
 use hyp_core::board::Config;
+use hyp_core::devices::Devices;
 use hyp_core::fake::FakeMachine;
 use hyp_core::hyp::{Gic, Hyp};
 use hyp_core::memmap::{MemMap, PageRange};
 use hyp_core::plan::{HEAP_PAGES, Occupied, Plan, memory_map, plan};
 use hyp_core::sysreg::ID_REGISTERS;
+use hyp_dtb::dma::Role;
 use hyp_dtb::{Dtb, DtbError, Region, strip_nops};
 use hyp_s2::{Geometry, TablePfn};
 
@@ -39,6 +41,7 @@ pub fn dtb(bytes: &[u8]) {
     let own = tree.bytes();
     let alone = Dtb::parse(own).expect("the tree without what follows it");
     assert_eq!(read(&tree), read(&alone));
+    withheld(&tree);
     let mut at = Tape::new(&stripped[own.len()..]);
     let Some(ram) = map(&tree) else { return };
     planned(&tree, &ram, &mut at);
@@ -86,6 +89,33 @@ fn read(tree: &Dtb<'_>) -> String {
     }
     let lists = (ram.map(|l| l.to_vec()), reserved.map(|l| l.to_vec()));
     format!("{lists:?} {:?} {gic:?} {uart:?} {chosen:?}", (tree.cpus(), tree.psci(), tree.timer()))
+}
+
+/// With `dma=strict`: no page of anything that could write to memory is the host's, and every other
+/// device's is.
+fn withheld(tree: &Dtb<'_>) {
+    let mut all: Vec<(PageRange, Role)> = Vec::new();
+    let visited = tree.each_device(|device| {
+        let Region { base, size } = device.registers;
+        assert!(size > 0 && base.checked_add(size).is_some(), "{device:?}");
+        all.extend(PageRange::outward(base, size).map(|pages| (pages, device.role)));
+        Ok(())
+    });
+    let mut devices = Devices::only();
+    let mut add = |(pages, role): &(PageRange, Role)| match role {
+        Role::Harmless => devices.allow(*pages),
+        Role::Master => devices.deny(*pages),
+    };
+    if visited.is_err() || all.iter().any(|device| add(device).is_err()) {
+        return;
+    }
+    let hole = PageRange::of(hyp_abi::Pfn::new(0).expect("a frame"), 1 << 36).expect("a range");
+    for page in all.iter().flat_map(|(pages, _)| [pages.start(), pages.end() - 1, pages.end()]) {
+        let Some(pfn) = hyp_abi::Pfn::new(page) else { continue };
+        let of = |wanted| all.iter().any(|(pages, role)| *role == wanted && pages.contains(pfn));
+        let may = of(Role::Harmless) && !of(Role::Master);
+        assert_eq!(devices.around(pfn, hole), PageRange::of(pfn, 1).filter(|_| may), "{page:#x}");
+    }
 }
 
 fn bytes(region: &Region) -> (u64, u64) {
