@@ -12,8 +12,16 @@ use crate::ui::say;
 /// The interpreter is a hundred times slower than the machine.
 const LIMIT: Duration = Duration::from_secs(3600);
 /// The crates without hardware.
-const PURE: [&str; 7] =
-    ["hyp-abi", "hyp-sync", "hyp-s2", "hyp-dtb", "hyp-core", "host-mirror", "host-vmm"];
+const PURE: [&str; 8] = [
+    "hyp-abi",
+    "hyp-sync",
+    "hyp-s2",
+    "hyp-dtb",
+    "hyp-core",
+    "host-mirror",
+    "host-sched",
+    "host-vmm",
+];
 
 /// Run the pure crates' tests under Miri
 ///
