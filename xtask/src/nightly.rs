@@ -5,7 +5,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 
 use crate::child::Task;
 use crate::{paths, ui};
@@ -39,9 +39,11 @@ pub fn install(what: &str, components: &[&str]) -> Result<()> {
         cmd.args(["--component", component]);
         by_hand += &format!(" --component {component}");
     }
-    let task = Task::new("rustup toolchain install nightly", cmd, DOWNLOAD);
-    task.stdout().with_context(|| format!("{what} needs: {by_hand}"))?;
-    Ok(())
+    match Task::new("rustup", cmd, DOWNLOAD).capture() {
+        Ok(done) if done.status.success() => Ok(()),
+        Ok(_) => bail!("{what} needs the nightly toolchain, which cannot be fetched: {by_hand}"),
+        Err(_) => bail!("{what} needs the nightly toolchain, and rustup for it: {by_hand}"),
+    }
 }
 
 /// rustup without what the cargo around us has set for its own toolchain.
