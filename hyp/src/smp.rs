@@ -252,7 +252,10 @@ fn turn_off(cpu: &mut PerCpu) -> u64 {
         arrive();
     }
     let x0 = smc::cpu_off();
-    power.with(|power| power.cancel_off(number));
+    // Who starts this CPU at this moment is about to hear that it is on.
+    while !power.with(|power| power.cancel_off(number)) {
+        core::hint::spin_loop();
+    }
     x0
 }
 

@@ -29,7 +29,9 @@ impl Refs for Unborn {
     fn set(&self, _: TablePfn, _: u16) {}
 }
 
-/// The VMID of the VM in a slot: the host's is 0.
+/// The VMID of the VM in a slot: the host's is 0. There are fewer slots than VMIDs, even of 8 bits, so
+/// VMIDs never run out and nothing has to be rolled over: one is used again when its slot is, and
+/// before that [`Hyp::finalize_teardown`] drops what any CPU's TLB holds of it.
 fn vmid(vm: Handle) -> Result<Vmid, Refusal> {
     let above = vm.index().checked_add(1).and_then(|n| u8::try_from(n).ok());
     above.map(Vmid::new).ok_or(Refusal::Invalid)

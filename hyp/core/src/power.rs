@@ -162,11 +162,17 @@ impl Power {
         Ok(())
     }
 
-    /// The firmware did not turn CPU `number` off: it runs on. Whoever is starting it meanwhile is
-    /// told by the firmware that it is on.
-    pub fn cancel_off(&mut self, number: usize) {
-        if let Some(state) = self.state(number) {
-            *state = State::On;
+    /// The firmware did not turn CPU `number` off: it runs on. Says whether that could be noted: not
+    /// while another CPU is starting it, which the firmware refuses in a moment, for it is on.
+    #[must_use]
+    pub fn cancel_off(&mut self, number: usize) -> bool {
+        match self.state(number) {
+            Some(State::Pending { .. }) => false,
+            Some(state) => {
+                *state = State::On;
+                true
+            }
+            None => true,
         }
     }
 
@@ -179,7 +185,9 @@ impl Power {
 
     /// CPU `number` has not lost its state.
     pub fn cancel_suspend(&mut self, number: usize) {
-        self.cancel_off(number);
+        if let Some(state) = self.state(number) {
+            *state = State::On;
+        }
     }
 
     /// CPU `number` has come up: where it begins, if somebody has asked for it.
@@ -235,5 +243,7 @@ impl Power {
     }
 }
 
+#[cfg(test)]
+mod races;
 #[cfg(test)]
 mod tests;

@@ -111,9 +111,20 @@ fn the_last_cpu_that_runs_cannot_go() {
 fn a_cpu_that_the_firmware_does_not_turn_off_runs_on() {
     let mut power = two_on();
     assert_eq!(power.begin_off(1), Ok(()));
-    power.cancel_off(1);
+    assert!(power.cancel_off(1));
     assert_eq!(power.affinity(0x101, 0), Answer(0));
     assert_eq!(power.begin_off(0), Ok(()));
+}
+
+#[test]
+fn a_cpu_that_is_not_turned_off_waits_for_the_end_of_a_vain_start() {
+    let mut power = two_on();
+    power.begin_off(1).unwrap();
+    assert_eq!(power.begin_on(0, 0x101, AT, true), Ok(1));
+    assert!(!power.cancel_off(1));
+    power.cancel_on(0, 1);
+    assert!(power.cancel_off(1));
+    assert_eq!(power.affinity(0x101, 0), Answer(0));
 }
 
 #[test]
@@ -159,7 +170,8 @@ fn an_affinity_level_stands_for_all_cpus_below_it() {
 fn calls_about_a_cpu_that_does_not_exist_change_nothing() {
     let mut power = three();
     power.cancel_on(0, 5);
-    power.cancel_off(5);
+    assert!(power.cancel_off(5));
+    power.cancel_suspend(5);
     power.begin_suspend(5, AT);
     power.refuse(MAX_CPUS);
     assert_eq!(power.arrive(5), None);

@@ -1,5 +1,6 @@
 //! The core against the fake machine: every call, every refusal, whole lives of VMs.
 
+mod cpus;
 mod exits;
 mod guest;
 mod host;
