@@ -11,16 +11,16 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::Once;
 use spin::mutex::TicketMutex;
 
-use crate::arch::pl011::Pl011;
+use crate::arch::uart::Uart;
 use crate::arch::timer;
 use crate::lines::{Lines, PATIENCE_MS};
 
-static UART: Once<Pl011> = Once::new();
+static UART: Once<Uart> = Once::new();
 static LINES: TicketMutex<Lines> = TicketMutex::new(Lines::new());
 /// For reports that take no lock.
 static AT_LINE_START: AtomicBool = AtomicBool::new(true);
 
-struct Sink<'a>(&'a Pl011);
+struct Sink<'a>(&'a Uart);
 
 impl Write for Sink<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -54,7 +54,7 @@ impl Log for Console {
 }
 
 /// Starts the log.
-pub fn start(uart: Pl011) {
+pub fn start(uart: Uart) {
     UART.call_once(|| uart);
     // Fails only if a logger is set already: there is one call.
     let _ = log::set_logger(&Console);
@@ -102,14 +102,14 @@ fn patience() -> u64 {
     timer::frequency() / 1000 * PATIENCE_MS
 }
 
-fn with_lines(f: impl FnOnce(&mut Lines, &Pl011)) {
+fn with_lines(f: impl FnOnce(&mut Lines, &Uart)) {
     let Some(uart) = UART.get() else { return };
     let mut lines = LINES.lock();
     f(&mut lines, uart);
     AT_LINE_START.store(lines.at_start(), Ordering::Relaxed);
 }
 
-fn send(uart: &Pl011, bytes: &[u8]) {
+fn send(uart: &Uart, bytes: &[u8]) {
     bytes.iter().for_each(|byte| uart.send(*byte));
 }
 

@@ -13,7 +13,9 @@ impl From<Region> for Range {
 /// The console: what is needed before anything can be said.
 #[derive(Clone, Copy, Debug)]
 pub struct Voice {
-    /// Registers of the PL011.
+    /// Which kind of UART.
+    pub kind: UartKind,
+    /// Its registers.
     pub uart: Range,
     /// Its interrupt, if it has one.
     pub uart_intid: Option<u32>,
@@ -22,10 +24,11 @@ pub struct Voice {
 }
 
 impl Voice {
-    /// Reads the console; `None` if the tree names no PL011.
+    /// Reads the console; `None` if the tree names none that is known.
     pub fn read(tree: &Dtb<'_>) -> Option<Self> {
         let uart = tree.uart().ok()??;
-        (uart.kind == UartKind::Pl011).then_some(Self {
+        Some(Self {
+            kind: uart.kind,
             uart: uart.registers.into(),
             uart_intid: uart.intid,
             psci_by_hvc: matches!(tree.psci(), Ok(Some(Psci::Hvc))),

@@ -13,7 +13,7 @@ use spin::mutex::TicketMutex;
 use crate::arch::boot::CPUS;
 use crate::arch::gic::{Address, Gic};
 use crate::arch::phys::Memory;
-use crate::arch::pl011::Pl011;
+use crate::arch::uart::Uart;
 use crate::arch::timer;
 use crate::guests::Guests;
 use crate::input::Input;
@@ -34,7 +34,7 @@ pub struct Shim {
     /// The interrupt controller.
     pub gic: Gic,
     /// The console, whose input goes to one of the guests.
-    pub uart: Pl011,
+    pub uart: Uart,
     /// Interrupts the host knows.
     pub intids: Intids,
     /// Who runs where.
@@ -73,7 +73,7 @@ impl Shim {
         memory: Memory,
         frames: frames::Frames,
         gic: Gic,
-        uart: Pl011,
+        uart: Uart,
         voice: &Voice,
         machine: &Machine<'_>,
     ) -> Self {

@@ -12,7 +12,7 @@ use crate::arch::firmware;
 use crate::arch::gic::{Gic, GicV2, GicV3};
 use crate::arch::mmu::Map;
 use crate::arch::phys::{Memory, early_tree};
-use crate::arch::pl011::Pl011;
+use crate::arch::uart::Uart;
 use crate::el2::El2;
 use crate::frames::Frames;
 use crate::ledger::{Ledger, keep_own};
@@ -42,7 +42,7 @@ pub fn start(tree_at: u64) -> ! {
     let mut map = Map::of_image();
     let _tree = map.read_only(tree_bytes.pages_around());
     map.activate();
-    let uart = Pl011::new(map.device(voice.uart)).expect("a PL011 has a page of registers");
+    let uart = Uart::new(voice.kind, map.device(voice.uart)).expect("a UART has its registers");
     console::start(uart);
 
     let Some(version) = firmware::probe() else {
