@@ -11,9 +11,12 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::Once;
 use spin::mutex::TicketMutex;
 
-use crate::arch::uart::Uart;
 use crate::arch::timer;
-use crate::lines::{Lines, PATIENCE_MS};
+use crate::arch::uart::Uart;
+use crate::lines::Lines;
+
+/// How long a piece of a guest's line waits for its next byte.
+const PATIENCE_MS: u64 = 150;
 
 static UART: Once<Uart> = Once::new();
 static LINES: TicketMutex<Lines> = TicketMutex::new(Lines::new());

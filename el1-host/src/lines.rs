@@ -5,14 +5,12 @@
 //!
 //! One living guest has the terminal to itself: its bytes pass as they are. Of several, each line
 //! carries its guest's name, and is held back until it is whole. A piece of a line (a prompt) comes out
-//! after [`PATIENCE_MS`] without its end; from then on the line is its guest's, whose bytes pass at once
+//! after a while without another byte; from then on the line is its guest's, whose bytes pass at once
 //! until the line ends or another interrupts it.
 
 use alloc::string::String;
 use alloc::vec::Vec;
 
-/// How long a piece of a line waits for its next byte.
-pub const PATIENCE_MS: u64 = 150;
 /// A line this long is not held back further.
 const LONG: usize = 256;
 
@@ -151,7 +149,10 @@ mod tests {
     #[test]
     fn a_guest_alone_has_the_terminal_to_itself() {
         let mut t = Terminal::new(&["a"]);
-        t.say(0, "x\x1b[K\r\n# ", 0);
+        t.say(0, "x\x1b[K\r\n", 0);
+        assert!(t.0.at_start());
+        t.say(0, "# ", 0);
+        assert!(!t.0.at_start());
         assert_eq!(t.text(), "x\x1b[K\r\n# ");
     }
 

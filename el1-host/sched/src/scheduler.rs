@@ -205,8 +205,10 @@ impl Scheduler {
         let Some(task) = self.take_off(cpu, now) else { return };
         let Some(record) = self.tasks.get_mut(&task) else { return };
         let Some(this) = self.cpus.get_mut(cpu) else { return };
-        if behind && let Some((least, _)) = this.ready.first() {
-            record.had = record.had.max(least.saturating_add(1));
+        // Behind all of them: it may wait for something that any of them must do first, and those
+        // who wait for the same would otherwise only make way for each other.
+        if behind && let Some((most, _)) = this.ready.last() {
+            record.had = record.had.max(most.saturating_add(1));
         }
         record.state = State::Ready;
         this.ready.insert((record.had, task));

@@ -93,6 +93,23 @@ fn giving_time_away_lets_the_next_in_the_queue_run_even_if_it_has_had_more() {
 }
 
 #[test]
+fn those_who_give_their_time_away_reach_everybody_in_turn() {
+    let mut machine = Machine::new(1);
+    machine.start(0, 4);
+    machine.settle();
+    machine.pass(7, SLICE);
+    // All of them spin until the one that has had most has run.
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..4 {
+        seen.insert(machine.running()[0]);
+        machine.now += 1;
+        machine.sched.release(0, true, machine.now);
+        machine.next(0);
+    }
+    assert_eq!(seen.len(), 4);
+}
+
+#[test]
 fn a_vm_is_ended_once_and_only_when_all_its_vcpus_have_left() {
     let mut machine = Machine::new(3);
     machine.start(0, 3);
