@@ -5,7 +5,7 @@
 //! our own, chains of free pages, and what a VM's slot holds.
 //!
 //! After each call everything that it names is compared: answer, pages, mappings, VM, vCPUs. After every
-//! [`Oracle::EVERY`] calls and exits, and when a VM has ended, everything is: each page, each entry
+//! [`Oracle::EVERY`] calls and exits, and when the last VM has ended, everything is: each page, each entry
 //! of each stage 2 with the host's, each table page's count and each free page.
 //!
 //! One caller at a time, for all CPUs: [`Oracle`] is `&mut`, and who shares it locks it around whole
@@ -90,6 +90,9 @@ impl Oracle {
     /// Calls and exits from one comparison of everything to the next, unless told otherwise.
     pub const EVERY: u32 = 1024;
 
+    /// So many at least, when the last VM has ended.
+    const SOON: u32 = 64;
+
     /// Beside a hypervisor in this state.
     #[must_use]
     pub fn new(boot: State, every: u32) -> Self {
@@ -135,7 +138,8 @@ impl Oracle {
             .and_then(|()| self.compare_named(hyp, cpu, &named))
             .and_then(|()| {
                 let ended = regs[0] == Hypercall::FinalizeTeardownVm.function_id() && seen.x1 == 0;
-                self.next(hyp, cpu, ended)
+                let last = ended && self.model.slots.iter().all(Option::is_none);
+                self.next(hyp, cpu, last && self.since >= Self::SOON)
             });
         let [x0, args @ ..] = regs;
         let name = Hypercall::from_function_id(x0).map_or("an unknown function", Hypercall::name);
@@ -216,6 +220,9 @@ impl Oracle {
         };
         for slot in &slots {
             let Some(vm) = self.model.slots.get(*slot).and_then(Option::as_ref) else { continue };
+            // What its end gives back.
+            pages.extend(vm.root.into_iter().chain(vm.root.and_then(|root| root.add(1))));
+            pages.extend(vm.vcpus.iter().flatten().map(|vcpu| vcpu.run));
             gfns.extend([a, b].into_iter().filter_map(|n| Some((*slot, Gfn::new(n)?))));
             if let Some(first) = Gfn::new(b) {
                 let end = b.saturating_add(nr);
