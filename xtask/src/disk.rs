@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_card_that_is_too_small_fails() {
-        let mut small = vec![0; 100];
+        let mut small = [0; 100];
         let mut device = Cursor::new(&mut small[..]);
         assert!(write_and_verify(&mut device, &[1; 200], |_| Ok(()), |_| ()).is_err());
     }

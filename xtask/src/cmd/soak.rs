@@ -35,7 +35,7 @@ const BUILD: Duration = Duration::from_secs(1200);
 /// Run all long forms in turn, within a given time
 ///
 /// Random hosts against the specification, the fuzz targets (where the nightly toolchain is), hostile
-/// hosts with hostile guests on machines of 1 to 8 CPUs with either GIC, and the rows of
+/// hosts and hostile guests on machines of 1 to 8 CPUs with either GIC, and the rows of
 /// tests/qemu.toml that nothing else runs (`soak = true`). Each gets its share of the time; what is built
 /// beforehand does not count. All seeds follow from one, which is printed: the same seed gives the same
 /// runs. The first finding ends it, with the command that repeats it. The exit status is 0 only if nothing
@@ -132,6 +132,9 @@ fn prepare() -> Result<(Vec<Part>, Vec<String>)> {
     let mut cmd = random();
     cmd.arg("--no-run");
     Task::new("cargo test --no-run", cmd, BUILD).stdout()?;
+    let mut with_oracle = xtask()?;
+    with_oracle.args(["attack", "--oracle", "--calls", "1", "--seed", "1"]);
+    Task::new("an attack with the oracle", with_oracle, BUILD).stdout()?;
     let mut parts = vec![Part { name: "random hosts", weight: 2, form: Form::Random }];
     let mut left_out = Vec::new();
     if fuzzer::is_at_hand() {
@@ -203,12 +206,7 @@ impl Form {
                 Ok(Some(Run { what, finding }))
             }
             Self::Attack => {
-                let which = usize::try_from(n).unwrap_or(0) % MACHINES.len();
-                let Some((gic, cpu, smp)) = MACHINES.get(which) else { return Ok(None) };
-                let args = format!(
-                    "attack --seed {} --calls {CALLS} --gic {gic} --cpu {cpu} --smp {smp}",
-                    seed + n
-                );
+                let args = attack(seed, n);
                 let mut cmd = xtask()?;
                 cmd.args(args.split(' '));
                 judged("the attacker", cmd, format!("cargo xtask {args}"), args).map(Some)
@@ -227,6 +225,20 @@ impl Form {
             }
         }
     }
+}
+
+/// Attack number `n`: from a host, from a guest, and from a host with the specification beside EL2, on
+/// every machine in turn.
+fn attack(seed: u64, n: u64) -> String {
+    let nth = |n: u64, of: usize| usize::try_from(n).unwrap_or(0) % of;
+    let (gic, cpu, smp) = MACHINES[nth(n / 3, MACHINES.len())];
+    let how = match n % 3 {
+        0 => String::new(),
+        1 => format!(" --guest --vcpus {}", [2, 4, 1, 8][nth(n / 3, 4)]),
+        _ => " --oracle".to_owned(),
+    };
+    let seed = seed + n;
+    format!("attack --seed {seed} --calls {CALLS} --gic {gic} --cpu {cpu} --smp {smp}{how}")
 }
 
 /// A run whose exit status tells whether something was found.
@@ -295,6 +307,14 @@ mod tests {
         assert!(sh("true").finding.is_none());
         let finding = sh("echo why; exit 1").finding.unwrap();
         assert!(finding.contains("why") && finding.contains("repeat it with: do it again"));
+    }
+
+    #[test]
+    fn every_kind_of_attack_meets_every_machine() {
+        let all: std::collections::BTreeSet<String> =
+            (0..24).map(|n| attack(7, n).split_once("--gic").unwrap().1.to_owned()).collect();
+        assert_eq!(all.len(), 24);
+        assert_eq!(attack(7, 24), attack(31, 0));
     }
 
     #[test]
