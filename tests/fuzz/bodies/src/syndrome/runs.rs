@@ -9,7 +9,7 @@ use hyp_core::hyp::{Gic, Hyp};
 use hyp_core::inject::pstate;
 use hyp_core::memmap::{MemMap, PageRange};
 use hyp_core::sysreg::ID_REGISTERS;
-use hyp_core::vcpu::Context;
+use hyp_core::vcpu::{Context, Fp, Timer};
 use hyp_s2::TablePfn;
 
 use crate::Tape;
@@ -230,12 +230,16 @@ impl Bench {
 
 /// EL2 may enter the guest with this context.
 fn enterable(ctx: &Context, before: &Context, flags: u64, proposed: &[u64]) {
+    let mut timer = before.timer;
     if flags & entry::LOAD_CONTEXT != 0 {
         let mode = ctx.pstate & pstate::MODE;
         assert!([pstate::EL0T, pstate::EL1T, pstate::EL1H].contains(&mode), "{mode:#x}");
         assert_eq!(ctx.pstate & pstate::IL, 0);
+        // What the page does not have is as after a reset.
+        timer = Timer::default();
+        assert_eq!(ctx.fp, Fp::default());
     }
-    assert_eq!((ctx.vmpidr, ctx.timer), (before.vmpidr, before.timer));
+    assert_eq!((ctx.vmpidr, ctx.timer), (before.vmpidr, timer));
     let vgic = &ctx.vgic;
     assert_eq!(vgic.hcr & !(vgic_hcr::MASK | 1), 0);
     assert_eq!(vgic.hcr & 1, 1, "the virtual interface is off");
