@@ -1,4 +1,4 @@
-//! The PL011 (DDI0183), polled.
+//! The PL011 (DDI0183), polled; on a Raspberry Pi 4 the mini UART, which only sends.
 
 use core::fmt::{self, Write};
 use core::hint::spin_loop;
@@ -25,6 +25,11 @@ const LCR_8BIT_FIFO: u32 = 3 << 5 | 1 << 4;
 const CR_ON: u32 = 1 | 1 << 8 | 1 << 9;
 
 static BASE: AtomicU64 = AtomicU64::new(0);
+/// Base of the mini UART, if that is the console (BCM2711 ARM Peripherals 2.2); data is at 0.
+static MINI: AtomicU64 = AtomicU64::new(0);
+/// Its line status: there is room for a byte.
+const MINI_STATUS: u64 = 0x14;
+const MINI_ROOM: u32 = 1 << 5;
 
 /// Reads a device register.
 #[must_use]
@@ -49,7 +54,17 @@ pub fn init(base: u64) {
     write32(base + CR, CR_ON);
 }
 
+/// Sends by the mini UART at `base` from now on; whoever started us has switched it on.
+pub fn init_mini(base: u64) {
+    MINI.store(base, Relaxed);
+}
+
 fn put(byte: u8) {
+    let mini = MINI.load(Relaxed);
+    if mini != 0 {
+        while read32(mini + MINI_STATUS) & MINI_ROOM == 0 {}
+        return write32(mini, u32::from(byte));
+    }
     let base = BASE.load(Relaxed);
     if base == 0 {
         return;

@@ -128,6 +128,14 @@ fn on_bus(tree: &Fdt<'_>, at: u64) -> u64 {
     at
 }
 
+/// The mini UART of a Raspberry Pi 4, which is that board's console.
+#[must_use]
+pub fn mini_uart() -> Option<u64> {
+    let tree = tree()?;
+    let node = tree.find_compatible(&["brcm,bcm2835-aux-uart"])?;
+    Some(on_bus(&tree, regs(&node)[0]))
+}
+
 /// Where the tree names no PSCI: EL2 offers it to its host all the same, by SMC.
 pub fn assume_smc() {
     let m = get();

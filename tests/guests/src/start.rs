@@ -129,7 +129,10 @@ pub fn image() -> (u64, u64) {
 /// Reads the device tree and makes the console work.
 pub fn init(dtb: u64) {
     machine::init(dtb);
-    console::init(machine::get().uart);
+    match machine::mini_uart() {
+        Some(base) => console::init_mini(base),
+        None => console::init(machine::get().uart),
+    }
 }
 
 /// The address at which a CPU of ours must be started.
