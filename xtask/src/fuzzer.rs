@@ -241,6 +241,9 @@ impl Report {
     }
 }
 
+/// After this line of a panic come frames.
+const BACKTRACE: &str = "stack backtrace:";
+
 /// What was heard so far.
 #[derive(Debug, Default)]
 struct Heard {
@@ -269,11 +272,12 @@ impl Heard {
     fn is_told_by(&self, line: &str) -> bool {
         match self.said.len() {
             0 => line.contains("panicked at") || line.contains("ERROR: libFuzzer: "),
-            more => more < 3,
+            more => more < 8 && !self.said.iter().any(|line| line == BACKTRACE),
         }
     }
 
     fn failed(&mut self, otherwise: &str) {
+        self.said.retain(|line| line != BACKTRACE);
         let said = if self.said.is_empty() { otherwise.into() } else { self.said.join("\n") };
         self.report.finding = Some(Finding { input: self.input.take(), said });
     }
