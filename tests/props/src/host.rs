@@ -11,6 +11,17 @@ use crate::rng::Rng;
 
 /// RAM pages that it plays with.
 const PLAY: [(u64, u64); 3] = [(0x40000, 6), (0x40240, 24), (0x80000, 6)];
+/// A few of them, which most calls are about, so that they meet.
+const BUSY: u64 = 0x40250;
+/// Half of all calls are these, without which nothing is mapped.
+const OFTEN: [Hypercall; 6] = [
+    Hypercall::ShareGuest,
+    Hypercall::ShareGuest,
+    Hypercall::UnshareGuest,
+    Hypercall::VcpuLoad,
+    Hypercall::MemcacheTopup,
+    Hypercall::TestClearYoung,
+];
 /// Why a guest leaves (ESR_EL2): interrupts, calls, WFI, CNTP_CTL_EL0, a fetch, a load with and without
 /// a syndrome, an access flag at level 3.
 const SYNDROMES: [u64; 8] = [
@@ -69,7 +80,7 @@ impl Rig {
 
     fn random_call(&self, rng: &mut Rng) -> [u64; 5] {
         use Hypercall as H;
-        let which = rng.pick(H::ALL);
+        let which = if rng.one_in(2) { rng.pick(&OFTEN) } else { rng.pick(H::ALL) };
         if rng.one_in(64) {
             return [hostile(rng), hostile(rng), hostile(rng), hostile(rng), hostile(rng)];
         }
@@ -130,6 +141,9 @@ impl Rig {
                 0x40400,
                 0x80040,
             ]);
+        }
+        if rng.one_in(2) {
+            return BUSY + rng.below(4);
         }
         let (first, n) = rng.pick(&PLAY);
         first + rng.below(n)

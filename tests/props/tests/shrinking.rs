@@ -33,7 +33,7 @@ fn rig() -> Rig {
 
 fn cases() -> u32 {
     let asked = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok());
-    asked.unwrap_or(if cfg!(miri) { 1 } else { 24 })
+    asked.unwrap_or(if cfg!(miri) { 1 } else { 48 })
 }
 
 proptest! {
