@@ -47,6 +47,7 @@ pub fn vm(bytes: &[u8]) {
             Err(why) => panic!("{why}"),
         }
         host.all_is_back();
+        // So that every round takes something of the tape.
         host.byte();
     }
 }

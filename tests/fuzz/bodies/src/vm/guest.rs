@@ -110,12 +110,9 @@ impl Host<'_> {
             8 => return Some(exit(ExitKind::Irq, 0)),
             9 => return Some(exit(ExitKind::Sync, 0x07 << 26 | IL)),
             10 => {
-                let (far, hpfar) = {
-                    let mut tape = self.tape.borrow_mut();
-                    (tape.number(), tape.number())
-                };
                 let mut tape = self.tape.borrow_mut();
                 let kind = if what >> 4 == 15 { ExitKind::SError } else { ExitKind::Sync };
+                let (far, hpfar) = (tape.number(), tape.number());
                 let esr = u64::from(tape.byte()) << 26 | u64::from(tape.word()) & 0x3ff_ffff;
                 return Some(RawExit { kind, esr, far, hpfar });
             }
