@@ -130,7 +130,7 @@ fn memory(tree: &Dtb<'_>) -> Result<(Ranges, Ranges), DtbError> {
 mod tests {
     use super::{Controller, Machine, Voice};
     use crate::ranges::Range;
-    use hyp_dtb::Dtb;
+    use hyp_dtb::{Dtb, UartKind};
 
     fn tree(bytes: &'static [u8]) -> Dtb<'static> {
         Dtb::parse(bytes).unwrap()
@@ -143,6 +143,7 @@ mod tests {
             (&include_bytes!("../../tests/data/virt-gicv3.dtb")[..], 3),
         ] {
             let voice = Voice::read(&tree(bytes)).unwrap();
+            assert_eq!(voice.kind, UartKind::Pl011);
             assert_eq!(voice.uart, Range { start: 0x0900_0000, end: 0x0900_1000 });
             assert_eq!((voice.uart_intid, voice.psci_by_hvc), (Some(33), false));
             let machine = Machine::read(&tree(bytes)).unwrap();
