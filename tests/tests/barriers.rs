@@ -136,7 +136,7 @@ fn maintenance_in_another_regime_is_fenced_off_from_its_walks() {
 
 #[test]
 fn cleaned_lines_have_reached_memory() {
-    assert_eq!(steps("hyp/src/arch/cache.rs", "clean_to_poc"), ["dc civac", "dsb ish"]);
+    assert_eq!(steps("hyp/src/arch/cache.rs", "clean_to_poc"), ["dc civac", "dsb sy"]);
 }
 
 #[test]
