@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use host_sched::{CpuSet, Scheduler, Task};
 use host_vmm::vm::Vm;
 use spin::Once;
-use spin::mutex::TicketMutex;
+use spin::mutex::SpinMutex;
 
 use crate::arch::boot::CPUS;
 use crate::arch::gic::{Address, Gic};
@@ -30,7 +30,7 @@ const SLICES_PER_SECOND: u64 = 100;
 /// The host.
 pub struct Shim {
     pub memory: Memory,
-    pub frames: TicketMutex<frames::Frames>,
+    pub frames: SpinMutex<frames::Frames>,
     /// The interrupt controller.
     pub gic: Gic,
     /// The console, whose input goes to one of the guests.
@@ -38,7 +38,7 @@ pub struct Shim {
     /// Interrupts the host knows.
     pub intids: Intids,
     /// Who runs where.
-    pub sched: TicketMutex<Scheduler>,
+    pub sched: SpinMutex<Scheduler>,
     /// Who runs.
     pub guests: Once<Guests>,
     /// Who hears the console.
@@ -87,11 +87,11 @@ impl Shim {
         let slice = timer::frequency() / SLICES_PER_SECOND;
         Self {
             memory,
-            frames: TicketMutex::new(frames),
+            frames: SpinMutex::new(frames),
             gic,
             uart,
             intids,
-            sched: TicketMutex::new(Scheduler::new(cpus, slice)),
+            sched: SpinMutex::new(Scheduler::new(cpus, slice)),
             guests: Once::new(),
             input: Input::new(),
             doors: [const { AtomicU64::new(NOWHERE) }; CPUS],
