@@ -12,6 +12,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod addr;
+pub mod bits;
 pub mod hcall;
 pub mod lr;
 pub mod prot;

@@ -17,7 +17,7 @@ pub const MOST: usize = 16;
 /// `MDSCR_EL1`.
 pub mod mdscr {
     /// Software step.
-    pub const SS: u64 = 1 << 0;
+    pub const SS: u64 = 1;
     /// EL0's accesses to the debug communication channel trap.
     pub const TDCC: u64 = 1 << 12;
     /// Debug exceptions within EL1.
@@ -33,7 +33,7 @@ pub const MDSCR_MASK: u64 = union(&[mdscr::SS, mdscr::TDCC, mdscr::KDE, mdscr::M
 /// Bits of `DBGBCR<n>_EL1` and `DBGWCR<n>_EL1`.
 mod control {
     /// Enabled.
-    pub const E: u64 = 1 << 0;
+    pub const E: u64 = 1;
     /// Exception levels: bit 1 for EL1, bit 2 for EL0 (PMC, PAC).
     pub const LEVELS: u64 = 3 << 1;
     /// Loads, stores (watchpoints).
@@ -199,7 +199,7 @@ const fn happens_here(control: u64) -> bool {
 /// guest has neither an EL2 nor a Secure state that other combinations could name.
 const fn confined(possible: bool, value: u64, control: u64) -> Point {
     if possible {
-        Point { value, control: control & !(control::HMC | control::SSC) }
+        Point { value, control: control & !union(&[control::HMC, control::SSC]) }
     } else {
         Point { value: 0, control: 0 }
     }
@@ -210,13 +210,14 @@ const fn confined(possible: bool, value: u64, control: u64) -> Point {
 const fn breakpoint_control(value: u64) -> u64 {
     use control::{BAS, BT, E, HMC, LBN, LEVELS, SSC};
     let even = value & 0b0101 << 5;
-    (value & (E | LEVELS | HMC | SSC | LBN | BT)) | ((even | even << 1) & BAS)
+    let kept = value & union(&[E, LEVELS, HMC, SSC, LBN, BT]);
+    union(&[kept, union(&[even, even << 1]) & BAS])
 }
 
 /// `DBGWCR<n>_EL1` as it reads back.
 const fn watchpoint_control(value: u64) -> u64 {
     use control::{BYTES, E, HMC, LBN, LEVELS, LSC, MASK, SSC, WT};
-    value & (E | LEVELS | LSC | BYTES | HMC | SSC | LBN | WT | MASK)
+    value & union(&[E, LEVELS, LSC, BYTES, HMC, SSC, LBN, WT, MASK])
 }
 
 fn point(points: &[Point; MOST], n: u8) -> Point {

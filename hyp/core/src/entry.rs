@@ -209,7 +209,7 @@ fn sane_pstate(wanted: u64) -> u64 {
     ]);
     match wanted & pstate::MODE {
         pstate::EL0T | pstate::EL1T | pstate::EL1H => wanted & KEPT,
-        _ => pstate::EL1H | pstate::DAIF,
+        _ => union(&[pstate::EL1H, pstate::DAIF]),
     }
 }
 

@@ -10,6 +10,8 @@
 
 use hyp_abi::PAGE_SIZE;
 
+use crate::bits::union;
+use crate::inject::it_state;
 use crate::sysreg::Enc;
 
 /// Exception classes that something here or elsewhere names (ESR_ELx.EC).
@@ -277,7 +279,7 @@ impl Esr {
 /// Condition of the next instruction of an IT block: `IT[7:4]` is its condition, `IT[3:0]` = 0 means
 /// outside a block (DDI0487 G1.8). In `SPSR_ELx` `IT[7:2]` is at 15:10, `IT[1:0]` at 26:25.
 const fn it_condition(spsr: u64) -> u32 {
-    let it = ((spsr >> 8) & 0xfc) | ((spsr >> 25) & 3);
+    let it = it_state(spsr);
     if it & 0xf == 0 { 0xe } else { ((it >> 4) & 0xf) as u32 }
 }
 
@@ -314,7 +316,7 @@ impl Abort {
         // FIPA, bits 43:4, is IPA[51:12].
         let page = (hpfar & 0xfff_ffff_fff0) << 8;
         let offset = if self.s1ptw || !self.far_valid { 0 } else { far & (PAGE_SIZE - 1) };
-        Some(page | offset)
+        Some(union(&[page, offset]))
     }
 }
 

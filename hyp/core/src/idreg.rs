@@ -3,6 +3,7 @@
 //! A field that is not listed reads as zero, so a CPU's news stays hidden until somebody has
 //! thought about its state. Names and meanings: DDI0487 D24.2.52 onwards.
 
+use crate::bits::{flag, union};
 use crate::sysreg::{self as r, Enc};
 
 /// What a guest of this machine sees, beyond what the CPU's own registers say.
@@ -213,9 +214,11 @@ impl GuestView {
             Raw32 | Fields32(_) => 0,
         };
         match enc {
-            r::ID_AA64PFR0_EL1 => shown | (u64::from(self.gic_v3) << 24),
-            r::ID_PFR1_EL1 if self.aarch32_el0 => shown | (u64::from(self.gic_v3) << 28),
-            r::ID_AA64MMFR0_EL1 => (shown & !0xf) | (shown & 0xf).min(pa_range(self.ipa_bits)),
+            r::ID_AA64PFR0_EL1 => union(&[shown, flag(self.gic_v3, 1 << 24)]),
+            r::ID_PFR1_EL1 if self.aarch32_el0 => union(&[shown, flag(self.gic_v3, 1 << 28)]),
+            r::ID_AA64MMFR0_EL1 => {
+                union(&[shown & !0xf, (shown & 0xf).min(pa_range(self.ipa_bits))])
+            }
             _ => shown,
         }
     }
@@ -229,7 +232,7 @@ fn show(fields: Fields, raw: u64) -> u64 {
             Signed(most) => signed(value).min(most) as u8 & 0xf,
             Fixed(value) => value & 0xf,
         };
-        shown | u64::from(value).wrapping_shl(shift)
+        union(&[shown, u64::from(value).wrapping_shl(shift)])
     })
 }
 
@@ -313,6 +316,16 @@ mod tests {
             };
             assert_eq!(VIEW.id_register(enc, 0), expected, "{enc:?}");
         }
+    }
+
+    #[test]
+    fn debug_is_counted_from_one_and_a_double_lock_is_there_unless_denied() {
+        // BRPs, WRPs and DoubleLock each at both ends; all other fields full.
+        let others = !0x00f0_00f0_f000;
+        assert_eq!(debug_view(others & !(0xf << 36)), (1, 1, true));
+        assert_eq!(debug_view(0xf << 12), (16, 1, true));
+        assert_eq!(debug_view(0xf << 20), (1, 16, true));
+        assert_eq!(debug_view(0xf << 36), (1, 1, false));
     }
 
     #[test]

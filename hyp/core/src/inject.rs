@@ -3,6 +3,7 @@
 //!
 //! Used for guests and for the host. Must not know where registers live.
 
+use crate::bits::union;
 use crate::esr::{Esr, ec};
 
 /// PSTATE bits as `SPSR_ELx` holds them (DDI0487 C5.2.19).
@@ -143,7 +144,7 @@ impl Status {
     const fn code(self) -> u64 {
         match self {
             Self::External => 0x10,
-            Self::ExternalOnWalk(level) => 0x14 | (level & 3) as u64,
+            Self::ExternalOnWalk(level) => union(&[0x14, (level & 3) as u64]),
             Self::Alignment => 0x21,
             Self::Unsupported => 0x35,
         }
@@ -182,14 +183,14 @@ pub const fn take(before: &Before, cause: Cause) -> Entry {
         Cause::DataAbort { far, write, cache_op, status } => {
             let wnr = if write { WNR } else { 0 };
             let cm = if cache_op { CM } else { 0 };
-            (ec::DATA_ABORT_LOWER, status.code() | fnv(far) | wnr | cm, far)
+            (ec::DATA_ABORT_LOWER, union(&[status.code(), fnv(far), wnr, cm]), far)
         }
         Cause::InstructionAbort { far, status } => {
-            (ec::INSTRUCTION_ABORT_LOWER, status.code() | fnv(far), far)
+            (ec::INSTRUCTION_ABORT_LOWER, union(&[status.code(), fnv(far)]), far)
         }
         Cause::Refused { esr, far } => {
             // ISV and the fields it guards are RES0 in ESR_EL1: keep FnV, EA, CM, WnR and FSC.
-            let iss = (esr.raw() & 0x77f) | S1PTW;
+            let iss = union(&[esr.raw() & 0x77f, S1PTW]);
             let far = if iss & FNV == 0 { Some(far) } else { None };
             (esr.class(), iss, far)
         }
@@ -202,7 +203,7 @@ pub const fn take(before: &Before, cause: Cause) -> Entry {
         spsr: before.pstate,
         elr: before.pc,
         // IL is 1 for all of these: they are no 16-bit instruction's own syndrome.
-        esr: ((class as u64) << 26) | IL | iss,
+        esr: union(&[(class as u64) << 26, IL, iss]),
         far,
     }
 }
@@ -215,12 +216,17 @@ pub const fn skip(pc: u64, spsr: u64, bytes: u64) -> (u64, u64) {
     if spsr & pstate::NRW == 0 {
         return (pc.wrapping_add(bytes), spsr & !pstate::BTYPE);
     }
-    // AArch32 addresses are 32 bits. IT[7:2] is at 15:10, IT[1:0] at 26:25.
+    // AArch32 addresses are 32 bits.
     let next = pc.wrapping_add(bytes) & 0xffff_ffff;
-    let it = ((spsr >> 8) & 0xfc) | ((spsr >> 25) & 3);
-    let it = if it & 7 == 0 { 0 } else { (it & 0xe0) | ((it << 1) & 0x1f) };
-    let spsr = spsr & !((0xfc << 8) | (3 << 25));
-    (next, spsr | ((it & 0xfc) << 8) | ((it & 3) << 25))
+    let it = it_state(spsr);
+    let it = if it & 7 == 0 { 0 } else { union(&[it & 0xe0, (it << 1) & 0x1f]) };
+    let spsr = spsr & !union(&[0xfc << 8, 3 << 25]);
+    (next, union(&[spsr, (it & 0xfc) << 8, (it & 3) << 25]))
+}
+
+/// ITSTATE of an AArch32 PSTATE: `IT[7:2]` is at 15:10, `IT[1:0]` at 26:25.
+pub(crate) const fn it_state(spsr: u64) -> u64 {
+    union(&[(spsr >> 8) & 0xfc, (spsr >> 25) & 3])
 }
 
 /// FAR not valid.
@@ -249,7 +255,8 @@ const fn entry_pstate(before: &Before) -> u64 {
     let old = before.pstate;
     let f = before.features;
     // Kept: flags and DIT. IL, SS, BTYPE, UAO and all AArch32 state become 0.
-    let mut new = (old & (pstate::NZCV | pstate::DIT)) | pstate::DAIF | pstate::EL1H;
+    let kept = old & union(&[pstate::NZCV, pstate::DIT]);
+    let mut new = union(&[kept, pstate::DAIF, pstate::EL1H]);
     if f.pan {
         new |= old & pstate::PAN;
         if before.sctlr & sctlr::SPAN == 0 {
@@ -278,6 +285,12 @@ mod tests {
 
     fn before(pstate: u64) -> Before {
         Before { pc: PC, pstate, vbar: VBAR, sctlr: 0, features: Features::default() }
+    }
+
+    #[test]
+    fn the_bits_are_where_the_architecture_has_them() {
+        let bits = [pstate::T, pstate::SSBS, pstate::ALLINT, pstate::IL, pstate::SS, pstate::PAN];
+        assert_eq!(bits, [0x20, 0x1000, 0x2000, 0x10_0000, 0x20_0000, 0x40_0000]);
     }
 
     #[test]
@@ -426,7 +439,9 @@ mod tests {
         assert_eq!(skip(0xffff_fffe, it(0), 2), (0, it(0)));
         assert_eq!(skip(0x1000, EL0_32, 4), (0x1004, EL0_32));
         // ITTE EQ: 0b0000_0110 -> 0b0000_1100 -> 0b0000_1000 -> outside.
-        for (now, next) in [(0x06, 0x0c), (0x0c, 0x18), (0x18, 0), (0xe8, 0), (0xe4, 0xe8)] {
+        for (now, next) in
+            [(0x06, 0x0c), (0x0c, 0x18), (0x18, 0), (0xe8, 0), (0xe4, 0xe8), (0xe1, 0xe2)]
+        {
             assert_eq!(skip(0, it(now), 2).1, it(next), "{now:#x}");
         }
     }

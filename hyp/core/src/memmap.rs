@@ -177,7 +177,7 @@ fn insert(sorted: &mut [Option<PageRange>; MAX_REGIONS], range: PageRange) -> Re
         let Some(new) = carried else { break };
         match *place {
             Some(old) if old.overlaps(new) => return Err(MapError::Overlap),
-            Some(old) if old.start < new.start => {}
+            Some(old) if old.end <= new.start => {}
             _ => core::mem::swap(place, &mut carried),
         }
     }

@@ -466,6 +466,18 @@ mod tests {
     }
 
     #[test]
+    fn a_region_that_is_exactly_large_enough_is_taken() {
+        let place = |base, size| {
+            let ram = memory_map(&[(RAM, 16 * MIB), (base, size)], &[]).unwrap();
+            let occupied = Occupied { dtb: bytes(RAM, 4096), initrd: None, ..qemu(16 * MIB) };
+            plan(&ram, &occupied, forty()).unwrap().carve_out
+        };
+        let high = 2 * GIB_BYTES;
+        assert_eq!(place(high, 6 * MIB), bytes(high, 6 * MIB));
+        assert_eq!(place(high + 4096, 6 * MIB - 4096), bytes(RAM + 10 * MIB, 6 * MIB));
+    }
+
+    #[test]
     fn without_room_the_refusal_says_how_much_was_wanted() {
         let tiny = |size| {
             let ram = memory_map(&[(RAM, size)], &[]).unwrap();

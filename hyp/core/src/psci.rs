@@ -283,6 +283,16 @@ mod tests {
     const QEMU: Firmware = Firmware::Psci { suspend: Some(SuspendFormat::Original) };
     const BARE: Firmware = Firmware::Own { off: false };
 
+    #[test]
+    fn answers_have_the_numbers_of_the_specification() {
+        use super::status as s;
+        let errors = [s::NOT_SUPPORTED, s::INVALID_PARAMETERS, s::DENIED, s::ALREADY_ON];
+        let more = [s::ON_PENDING, s::INTERNAL_FAILURE, s::INVALID_ADDRESS];
+        let below_zero = |number: u64| number.wrapping_neg();
+        assert_eq!(errors.map(below_zero), [1, 2, 3, 4]);
+        assert_eq!(more.map(below_zero), [5, 6, 9]);
+    }
+
     fn smc(args: [u64; 4]) -> Request {
         request(0, args, QEMU)
     }

@@ -6,6 +6,7 @@
 
 use hyp_abi::{Pfn, lr, run};
 
+use crate::bits::union;
 use crate::debug::Debug;
 use crate::esr::{Esr, SysregAccess};
 use crate::inject::pstate;
@@ -137,7 +138,7 @@ impl Context {
         /// RES1 bits of SCTLR_EL1 in Armv8.0: LSMAOE, nTLSMD, SPAN, EIS, TSCXT, EOS.
         const SCTLR_RES1: u64 = 0x30d0_0800;
         Self {
-            pstate: pstate::EL1H | pstate::DAIF,
+            pstate: union(&[pstate::EL1H, pstate::DAIF]),
             sys: Sysregs { sctlr_el1: SCTLR_RES1, ..Sysregs::default() },
             debug: Debug::reset(),
             ..Self::default()
@@ -205,7 +206,7 @@ impl Vcpu {
     pub fn new(idx: u64, run_page: Pfn) -> Self {
         /// MPIDR_EL1 bit 31.
         const MPIDR_RES1: u64 = 1 << 31;
-        let ctx = Context { vmpidr: MPIDR_RES1 | idx, ..Context::reset() };
+        let ctx = Context { vmpidr: union(&[MPIDR_RES1, idx]), ..Context::reset() };
         Self { ctx, latched: Latched::None, run_page, memcache: FreeList::new() }
     }
 }

@@ -14,6 +14,8 @@ use hyp_abi::lr::{
 };
 use hyp_abi::run::vgic_hcr;
 
+use crate::bits::union;
+
 /// Architecture of the physical GIC, and so of the list registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
@@ -24,7 +26,7 @@ pub enum Version {
 }
 
 /// Enable bit of `ICH_HCR_EL2` and `GICH_HCR`.
-pub const HCR_EN: u64 = 1 << 0;
+pub const HCR_EN: u64 = 1;
 /// INTIDs from here on are special (1020..1023), reserved or LPIs (IHI0069 2.2).
 pub const INTID_LIMIT: u32 = 1020;
 
@@ -50,7 +52,7 @@ pub fn used_lrs(wanted: u64, hardware: usize) -> usize {
 /// `ICH_HCR_EL2` or `GICH_HCR` for a run: enabled, with those of the wanted bits that may be.
 #[must_use]
 pub const fn hcr(wanted: u64) -> u64 {
-    HCR_EN | (wanted & vgic_hcr::MASK)
+    union(&[HCR_EN, wanted & vgic_hcr::MASK])
 }
 
 impl LrPolicy {
@@ -73,15 +75,16 @@ impl LrPolicy {
             }
             0x3ff << PINTID_SHIFT
         } else if self.version == Version::V2 && intid < 16 {
-            EOI | (7 << SOURCE_SHIFT)
+            union(&[EOI, 7 << SOURCE_SHIFT])
         } else {
             EOI
         };
         let priority = 0xff << PRIORITY_SHIFT;
-        if lr & !(STATE_MASK | HW | GROUP1 | priority | low | VINTID_MASK) != 0 {
+        let known = union(&[STATE_MASK, HW, GROUP1, priority, low, VINTID_MASK]);
+        if lr & !known != 0 {
             return None;
         }
-        Some((lr & !priority) | (lr & self.priority_mask()))
+        Some(union(&[lr & !priority, lr & self.priority_mask()]))
     }
 
     /// Checks a set in place: a bad one, or a second one for the same virtual interrupt
@@ -126,9 +129,9 @@ pub const fn to_gich(lr: u64) -> u32 {
     let physical = if lr & HW != 0 {
         (pintid(lr) as u64) << 10
     } else {
-        (((lr >> SOURCE_SHIFT) & 7) << 10) | ((lr & EOI) >> 22) // EOI: 41 becomes 19
+        union(&[((lr >> SOURCE_SHIFT) & 7) << 10, (lr & EOI) >> 22]) // EOI: 41 becomes 19
     };
-    ((top | state | priority | physical | (lr & 0x3ff)) & 0xffff_ffff) as u32
+    (union(&[top, state, priority, physical, lr & 0x3ff]) & 0xffff_ffff) as u32
 }
 
 /// A `GICH_LR` in the format of the ABI; exact inverse of [`to_gich`] on checked registers.
@@ -141,9 +144,9 @@ pub const fn from_gich(gich: u32) -> u64 {
     let physical = if top & HW != 0 {
         ((g >> 10) & 0x3ff) << PINTID_SHIFT
     } else {
-        (((g >> 10) & 7) << SOURCE_SHIFT) | ((g & (1 << 19)) << 22)
+        union(&[((g >> 10) & 7) << SOURCE_SHIFT, (g & (1 << 19)) << 22])
     };
-    top | state | priority | physical | (g & 0x3ff)
+    union(&[top, state, priority, physical, g & 0x3ff])
 }
 
 #[cfg(test)]

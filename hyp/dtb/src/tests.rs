@@ -1,5 +1,7 @@
 //! What real trees say, and what each kind of bad one is refused for.
 
+mod edges;
+
 use crate::check::{check, reservations};
 use crate::{
     Chosen, Cpu, Dtb, DtbError, Enable, Gic, HEADER_BYTES, MAX_BYTES, MAX_DEPTH, Psci, Region,

@@ -8,12 +8,13 @@
 //! - I2: an annotation is never zero and never valid, so it counts as an entry in use and the
 //!   hardware faults on it.
 
+use hyp_abi::bits::{flag, union};
 use hyp_abi::{PageState, Pfn, Prot};
 
 use crate::geometry::Level;
 use crate::hw::TablePfn;
 
-const VALID: u64 = 1 << 0;
+const VALID: u64 = 1;
 /// Bit 1 of a valid descriptor: a table above level 3, a page at level 3; clear: a block.
 const TABLE_OR_PAGE: u64 = 1 << 1;
 const ATTR_SHIFT: u32 = 2;
@@ -113,12 +114,13 @@ impl Attrs {
         Self { rights: Rights::RW, state: PageState::Owned, young: true, device: true };
 
     const fn bits(self) -> u64 {
-        let mut bits = self.rights.bits() | self.state.bits() << STATE_SHIFT | SH_INNER;
-        bits |= if self.device { ATTR_DEVICE } else { ATTR_NORMAL };
-        if self.young {
-            bits |= ACCESSED;
-        }
-        bits
+        union(&[
+            self.rights.bits(),
+            self.state.bits() << STATE_SHIFT,
+            SH_INNER,
+            if self.device { ATTR_DEVICE } else { ATTR_NORMAL },
+            flag(self.young, ACCESSED),
+        ])
     }
     const fn from_bits(bits: u64) -> Self {
         Self {
@@ -195,7 +197,7 @@ impl Desc {
     /// Points to a table.
     #[must_use]
     pub const fn table(table: TablePfn) -> Self {
-        Self(table.pfn().pa().raw() | TABLE_OR_PAGE | VALID)
+        Self(union(&[table.pfn().pa().raw(), TABLE_OR_PAGE, VALID]))
     }
     /// Maps `pfn` (rounded down to the level's size) at `level`; level 0 has no blocks (without
     /// LPA2) and gets an empty descriptor.
@@ -204,15 +206,19 @@ impl Desc {
         let kind = match level {
             Level::L0 => return Self::EMPTY,
             Level::L1 | Level::L2 => VALID,
-            Level::L3 => VALID | TABLE_OR_PAGE,
+            Level::L3 => union(&[VALID, TABLE_OR_PAGE]),
         };
         let address = level.first(pfn.raw()) << hyp_abi::PAGE_SHIFT;
-        Self(address | attrs.bits() | kind)
+        Self(union(&[address, attrs.bits(), kind]))
     }
     /// An invalid descriptor that says whose the page is.
     #[must_use]
     pub const fn donated(to: Annotation) -> Self {
-        Self(TYPE_DONATED << TYPE_SHIFT | to.meta << META_SHIFT | (to.owner as u64) << OWNER_SHIFT)
+        Self(union(&[
+            TYPE_DONATED << TYPE_SHIFT,
+            to.meta << META_SHIFT,
+            (to.owner as u64) << OWNER_SHIFT,
+        ]))
     }
     /// Whether the hardware may use it.
     #[must_use]
@@ -258,7 +264,7 @@ impl Desc {
     #[must_use]
     pub const fn relaxed(self, more: Rights) -> Self {
         let executable = if more.bits() & XN == 0 { XN } else { 0 };
-        Self((self.0 | (more.bits() & (READ | WRITE))) & !executable)
+        Self((self.0 | (more.bits() & union(&[READ, WRITE]))) & !executable)
     }
     /// The same leaf with the access flag set.
     #[must_use]

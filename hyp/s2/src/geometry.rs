@@ -9,6 +9,7 @@
 //! - I1: a [`Geometry`] exists only for 32..=48 bits, so no shift here can overflow.
 //! - I2: a [`Span`] lies inside the IPA space it was made for.
 
+use hyp_abi::bits::{flag, union};
 use hyp_abi::{Gfn, PAGE_SHIFT};
 
 /// Descriptors in a table page.
@@ -181,14 +182,20 @@ impl Geometry {
         const SH0_INNER: u64 = 0b11 << 12;
         const ORGN0_WBWA: u64 = 0b01 << 10;
         const IRGN0_WBWA: u64 = 0b01 << 8;
-        let ps = if parange > 5 { 5 } else { parange as u64 };
-        RES1 | (hardware_af as u64) << 21
-            | ps << 16
-            | SH0_INNER
-            | ORGN0_WBWA
-            | IRGN0_WBWA
-            | self.sl0() << 6
-            | self.t0sz()
+        let ps = match parange {
+            0..=4 => parange as u64,
+            _ => 5,
+        };
+        union(&[
+            RES1,
+            flag(hardware_af, 1 << 21),
+            ps << 16,
+            SH0_INNER,
+            ORGN0_WBWA,
+            IRGN0_WBWA,
+            self.sl0() << 6,
+            self.t0sz(),
+        ])
     }
 }
 
@@ -217,8 +224,8 @@ impl Span {
     }
     /// The first `most` pages of it.
     #[must_use]
-    pub const fn truncated(self, most: u64) -> Self {
-        let pages = if self.pages() < most { self.pages() } else { most };
+    pub fn truncated(self, most: u64) -> Self {
+        let pages = self.pages().min(most);
         Self { start: self.start, end: self.start.saturating_add(pages) }
     }
 }
@@ -246,7 +253,7 @@ mod tests {
         for (bits, start, roots) in shapes {
             let g = Geometry::new(bits).unwrap();
             assert_eq!((g.start(), g.root_pages()), (start, roots), "{bits} bits");
-            assert_eq!(g.frames(), 1 << (bits - 12));
+            assert_eq!((g.ipa_bits(), g.frames()), (bits, 1 << (bits - 12)));
             let last = Gfn::new(g.frames() - 1).unwrap();
             assert_eq!(g.root_page(last), roots - 1);
         }

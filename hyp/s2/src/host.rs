@@ -173,7 +173,10 @@ impl HostMap {
     {
         let mut at = span.start();
         for _ in 0..budget {
-            let gfn = Gfn::new(at).filter(|_| at < span.end())?;
+            if at >= span.end() {
+                return None;
+            }
+            let gfn = Gfn::new(at)?;
             let path = self.space.descend(mmu.hw, gfn);
             let level = path.last.level;
             let inside = level.first(at) >= span.start() && level.after(at) <= span.end();

@@ -261,6 +261,14 @@ fn an_abort_whose_address_is_lost_is_tried_again() {
 }
 
 #[test]
+fn a_conflict_of_tlb_entries_ends_with_all_entries_of_the_vm() {
+    let (mut w, _) = running();
+    let before = (*ctx(&mut w), w.machine().invalidations().vmid);
+    assert_eq!(exit(&mut w, sync(abort_esr(0x24, 0x30))), GuestNext::Resume);
+    assert_eq!((*ctx(&mut w), w.machine().invalidations().vmid), (before.0, before.1 + 1));
+}
+
+#[test]
 fn errors_of_the_memory_itself_are_the_guests_own() {
     let (mut w, _) = running();
     // External, on a walk, parity, and of stage 2: unaligned to a device, exclusive to one.

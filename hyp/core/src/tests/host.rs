@@ -239,3 +239,53 @@ fn a_configuration_that_contradicts_itself_is_refused() {
     let pool = &[range(EL2 + 4, 3)];
     assert_eq!(refused(Config { pool, ..with() }), ConfigError::Pool);
 }
+
+#[test]
+fn the_host_can_fetch_what_is_its_own_ram_and_aligned() {
+    let mut w = World::new();
+    let page = w.page();
+    w.done(Hypercall::ShareHyp, &[page]);
+    let mut can = |address: u64| w.hyp.host_can_fetch(&mut w.cpus[0], address);
+    for (address, may) in [
+        (HOST << 12, true),
+        ((HOST << 12) + 0xffc, true),
+        ((HOST << 12) + 2, false),
+        (page << 12, true),
+        (EL2 << 12, false),
+        (GICH << 12, false),
+        (u64::MAX - 3, false),
+    ] {
+        assert_eq!(can(address), may, "{address:#x}");
+    }
+}
+
+#[test]
+fn another_cpu_keeps_what_the_boot_cpu_promised_guests() {
+    use sysreg::{ID_AA64DFR0_EL1, ID_AA64ISAR0_EL1, ID_AA64MMFR0_EL1, ID_AA64PFR0_EL1};
+    let promised = |values: &[(sysreg::Enc, u64)]| {
+        ID_REGISTERS.map(|enc| values.iter().find(|(e, _)| *e == enc).map_or(0, |(_, v)| *v))
+    };
+    let plain = [(ID_AA64PFR0_EL1, 0x11), (ID_AA64MMFR0_EL1, 5), (ID_AA64DFR0_EL1, 0xe006)];
+    let boot = World::with(POOL, |c| c.id_values = promised(&plain));
+    let there = |register, value| {
+        let mut values = vec![(register, value)];
+        values.extend(plain);
+        boot.hyp.broken_promise(&promised(&values))
+    };
+    // The same, another set of fixes, more of a feature.
+    assert_eq!(there(sysreg::REVIDR_EL1, 0), None);
+    assert_eq!(there(sysreg::REVIDR_EL1, 7), None);
+    assert_eq!(there(ID_AA64ISAR0_EL1, 1 << 4), None);
+    // 16 breakpoints are more than 15; 14 are fewer.
+    assert_eq!(there(ID_AA64DFR0_EL1, 0xf006), None);
+    assert_eq!(there(ID_AA64DFR0_EL1, 0xd006), Some(ID_AA64DFR0_EL1));
+    // No floating point, which is the signed field's 0xf.
+    assert_eq!(there(ID_AA64PFR0_EL1, 0xf << 16 | 0x11), Some(ID_AA64PFR0_EL1));
+    // Fewer address bits matter where they are fewer than a guest has, which are 40.
+    assert_eq!(there(ID_AA64MMFR0_EL1, 2), None);
+    assert_eq!(there(ID_AA64MMFR0_EL1, 1), Some(ID_AA64MMFR0_EL1));
+    // Where the boot CPU has no floating point, having it is no less.
+    let none = [(ID_AA64PFR0_EL1, 0xf << 16 | 0x11), (ID_AA64MMFR0_EL1, 5)];
+    let boot = World::with(POOL, |c| c.id_values = promised(&none));
+    assert_eq!(boot.hyp.broken_promise(&promised(&plain)), None);
+}

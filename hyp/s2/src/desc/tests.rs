@@ -101,3 +101,8 @@ fn changes_touch_their_own_bits_only() {
         }
     }
 }
+
+#[test]
+fn it_is_shown_as_the_number_that_a_table_holds() {
+    assert_eq!(format!("{:?}", Desc::from_raw(0x7fd)), "Desc(0x00000000000007fd)");
+}

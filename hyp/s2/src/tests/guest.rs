@@ -9,7 +9,7 @@ use super::{ROOT, SIZES, World, gfn, pfn};
 use crate::desc::{Attrs, Desc, Rights};
 use crate::fake::{Access, Fault};
 use crate::guest::{MapRefusal, RelaxRefusal, Scan, UnmapRefusal};
-use crate::{GuestMap, Level, Mmu, NoTables, Refs, Regime, TablePfn};
+use crate::{GuestMap, Level, Mmu, NoTables, Refs, Regime, TablePfn, TableSource};
 
 /// Enough for any test here.
 const TABLES: usize = 12;
@@ -201,6 +201,41 @@ fn a_map_without_tables_is_refused_and_takes_none() {
     assert_eq!(plan.tables(), 3);
     assert_eq!(plan.reserve(&mut g.world.pages).err(), Some(NoTables));
     assert_eq!(g.world.pages.free, [super::TABLES, super::TABLES + 1]);
+    assert!(g.world.hw.snapshot().is_empty());
+}
+
+/// A supply that has one table less than it says.
+struct Boaster<'a>(&'a mut super::Pages);
+
+impl TableSource for Boaster<'_> {
+    fn available(&self) -> usize {
+        self.0.available() + 1
+    }
+    fn take(&mut self) -> Option<TablePfn> {
+        self.0.take()
+    }
+    fn give(&mut self, table: TablePfn) {
+        self.0.give(table);
+    }
+}
+
+#[test]
+fn exactly_as_many_tables_as_are_missing_are_enough() {
+    let mut g = Guest::new(48);
+    g.world.pages.free.truncate(3);
+    let plan = g.map.check_map(&*g.world.hw, gfn(5)).unwrap();
+    plan.reserve(&mut g.world.pages).unwrap().commit(g.world.mmu(), pfn(FRAME), LENT);
+    assert!(g.world.pages.free.is_empty());
+    assert_eq!(g.leaf_attrs(5), LENT);
+}
+
+#[test]
+fn what_a_supply_gave_before_it_was_found_empty_goes_back() {
+    let mut g = Guest::new(48);
+    g.world.pages.free.truncate(2);
+    let plan = g.map.check_map(&*g.world.hw, gfn(5)).unwrap();
+    assert_eq!(plan.reserve(&mut Boaster(&mut g.world.pages)).err(), Some(NoTables));
+    assert_eq!(g.world.pages.free.len(), 2);
     assert!(g.world.hw.snapshot().is_empty());
 }
 

@@ -212,6 +212,7 @@ fn zapping_frees_tables_keeps_annotations_and_resumes() {
     }
     // The 1 GiB block starts before the span: it stays.
     assert_eq!(h.zap(0x8_0001, 0x4_0000, usize::MAX), None);
+    assert_eq!(h.zap(0x10_0000, 0x4_0000, 1), None, "the budget and the span end together");
     assert!(h.world.touch(1, 0x8_0000, Access::Read).is_ok());
     let mut at = Some(0);
     let end = h.map.geometry().frames();

@@ -1,10 +1,14 @@
 //! The stream of runs, and blocks as every operation sees them.
 
+use std::cell::Cell;
+
 use hyp_abi::Prot;
 
 use super::{FRAME, Guest, LENT, gfn, pfn, with};
 use crate::desc::Attrs;
+use crate::fake::FakeMmu;
 use crate::guest::{Run, Scan};
+use crate::{TablePfn, Tables};
 
 #[test]
 fn runs_coalesce_and_break_where_they_must() {
@@ -88,4 +92,35 @@ fn a_block_is_protected_aged_and_streamed_as_a_whole() {
     assert_eq!(g.age(1500, 64, true) & 0xf, 0);
     assert_eq!(g.wrprotect(1030, 2, 10), 2);
     assert!(!g.leaf_attrs(1024).rights.prot().contains(Prot::W));
+}
+
+/// Tables that count how often they are read.
+struct Counted<'a>(&'a FakeMmu, Cell<usize>);
+
+impl Tables for Counted<'_> {
+    fn load(&self, table: TablePfn, index: usize) -> u64 {
+        self.1.set(self.1.get() + 1);
+        self.0.load(table, index)
+    }
+    fn store(&self, table: TablePfn, index: usize, pte: u64) {
+        self.0.store(table, index, pte);
+    }
+    fn compare_exchange(&self, t: TablePfn, index: usize, old: u64, new: u64) -> Result<(), u64> {
+        self.0.compare_exchange(t, index, old, new)
+    }
+}
+
+#[test]
+fn neighbours_in_a_table_are_found_without_another_descent() {
+    let mut g = Guest::new(40);
+    for page in 0..512 {
+        g.map(0x4_0000 + page, FRAME + 2 * page, LENT);
+    }
+    let tables = Counted(&g.world.hw, Cell::new(0));
+    let scan = g.map.next_run(&tables, gfn(0x4_0000), 512);
+    assert!(matches!(scan, Scan::Run(Run { pages: 1, .. }, 0x4_0001)));
+    let span = g.map.geometry().span(gfn(0x4_0000), 512).unwrap();
+    tables.1.set(0);
+    assert_eq!(g.map.space.walk(&tables, span).count(), 512);
+    assert_eq!(tables.1.get(), 3 + 511);
 }
