@@ -5,6 +5,7 @@ mod exits;
 mod guest;
 mod host;
 mod life;
+mod observe;
 mod pages;
 mod run;
 
