@@ -38,6 +38,7 @@ pub mod rpi4;
 pub mod screen;
 pub mod script;
 pub mod stock;
+pub mod suites;
 pub mod tidy;
 pub mod toolchain;
 pub mod ui;

@@ -9,25 +9,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use regex::Regex;
 use serde::Serialize;
 
-use crate::child::{Task, last_lines};
 use crate::cmd::{build, setup};
 use crate::qemu::Qemu;
 use crate::qtest::{self, Case, Lane};
 use crate::registry::{BoardName, Registry, Test};
+use crate::suites::{SUITES, Suite, Tally};
 use crate::ui::{self, Step};
 use crate::{paths, toolchain};
 
-/// Building and running all host-side tests, cold, on two slow cores.
-const HOST_LIMIT: Duration = Duration::from_secs(1200);
-/// How the host-side tests are called in FILTER and reports.
-const HOST_TESTS: &str = "host-side";
-
 /// Run the host-side tests, then all QEMU tests; the last line counts them
 ///
-/// Each QEMU test is a row of tests/qemu.toml, run for each GIC version, CPU and number of CPUs it
+/// The host-side ones are the workspace's own tests, loom and shuttle, and a sample of the sources' barriers taken
+/// away. Each QEMU test is a row of tests/qemu.toml, run for each GIC version, CPU and number of CPUs it
 /// names. A test passes only by an explicit verdict, and any panic fails it. Consoles are kept in
 /// target/redan/qemu-test.
 #[derive(clap::Args)]
@@ -99,15 +94,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let rows = registry.test.iter().filter(|test| test.soak == args.soak);
     let cases = rows.flat_map(|test| Case::all(test, lane));
     let cases: Vec<Case> = cases.filter(|case| wanted(&case.name())).collect();
-    let host = !args.soak && wanted(HOST_TESTS);
+    let suites = SUITES.iter().filter(|suite| !args.soak && wanted(suite.name));
+    let suites: Vec<&Suite> = suites.collect();
     if args.list {
-        return Ok(list(&cases, host));
+        return Ok(list(&suites, &cases));
     }
     toolchain::ensure()?;
     let mut outcomes = Vec::new();
     let mut counts = Counts::default();
-    if host {
-        outcomes.push(host_tests(&mut counts)?);
+    for suite in suites {
+        outcomes.push(host_side(suite, &mut counts)?);
     }
     if !cases.is_empty() {
         let qemu = setup::qemu()?;
@@ -130,9 +126,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(counts.close(&outcomes))
 }
 
-fn list(cases: &[Case], host: bool) -> ExitCode {
-    if host {
-        println!("{HOST_TESTS:<44} cargo test --workspace");
+fn list(suites: &[&Suite], cases: &[Case]) -> ExitCode {
+    for suite in suites {
+        println!("{:<44} {}", suite.name, suite.about);
     }
     for case in cases {
         println!("{:<44} {}", case.name(), case.test.about);
@@ -171,52 +167,19 @@ impl Counts {
     }
 }
 
-/// `cargo test --workspace`, counted test by test.
-fn host_tests(counts: &mut Counts) -> Result<Outcome> {
-    let start = Instant::now();
-    let step = Step::new("host-side tests (cargo test --workspace)");
-    let mut cmd = paths::cargo();
-    cmd.args(["test", "--workspace", "--no-fail-fast"]);
-    let done = Task::new("cargo test", cmd, HOST_LIMIT).capture();
-    drop(step);
-    let seconds = start.elapsed().as_secs_f64();
-    let mut outcome =
-        Outcome { name: HOST_TESTS.to_owned(), status: Status::Passed, seconds, reason: None };
-    let (passed, failed, said) = match done {
-        Ok(done) => {
-            let (passed, failed) = count_host_tests(&done.stdout);
-            let broken = !done.status.success() && failed == 0;
-            (passed, failed + usize::from(broken), done.stdout + &done.stderr)
-        }
-        Err(error) => (0, 1, format!("{error:#}")),
-    };
+/// Tests that need no QEMU, counted test by test.
+fn host_side(suite: &Suite, counts: &mut Counts) -> Result<Outcome> {
+    let Tally { passed, failed, seconds, said } = suite.run()?;
     counts.passed += passed;
     counts.failed += failed;
-    println!("{HOST_TESTS:<44} {passed} passed, {failed} failed  {seconds:6.1} s");
-    if failed > 0 {
-        outcome.status = Status::Failed;
-        outcome.reason = Some(format!("{failed} failed"));
-        println!("{}", last_lines(&failures_of(&said), 80));
-    }
-    Ok(outcome)
-}
-
-/// The sums of libtest's summary lines.
-fn count_host_tests(output: &str) -> (usize, usize) {
-    let Ok(summary) = Regex::new(r"^test result: \w+\. (\d+) passed; (\d+) failed;") else {
-        return (0, 0);
+    println!("{:<44} {passed} passed, {failed} failed  {seconds:6.1} s", suite.name);
+    let (status, reason) = if failed > 0 {
+        println!("{said}");
+        (Status::Failed, Some(format!("{failed} failed")))
+    } else {
+        (Status::Passed, None)
     };
-    let number = |text: &str| text.parse::<usize>().unwrap_or(0);
-    output
-        .lines()
-        .filter_map(|line| summary.captures(line))
-        .fold((0, 0), |(p, f), found| (p + number(&found[1]), f + number(&found[2])))
-}
-
-/// Of a long log what helps: from the first failure or error on.
-fn failures_of(said: &str) -> String {
-    let start = said.find("\nfailures:\n").or_else(|| said.find("\nerror"));
-    said[start.unwrap_or(0)..].to_owned()
+    Ok(Outcome { name: suite.name.to_owned(), status, seconds, reason })
 }
 
 /// All `cases`, several at a time. Each is printed when it ends.
@@ -301,23 +264,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn summaries_of_all_test_programs_are_added() {
-        let output = "running 2 tests\ntest result: ok. 2 passed; 0 failed; 0 ignored;\n\
-                      test result: FAILED. 3 passed; 1 failed; 0 ignored;\n";
-        assert_eq!(count_host_tests(output), (5, 1));
-    }
-
-    #[test]
     fn nothing_run_is_no_success() {
         let code = |counts: Counts| format!("{:?}", counts.close(&[]));
         assert_eq!(code(Counts::default()), format!("{:?}", ExitCode::FAILURE));
         let good = Counts { passed: 1, ..Counts::default() };
         assert_eq!(code(good), format!("{:?}", ExitCode::SUCCESS));
-    }
-
-    #[test]
-    fn a_long_log_is_cut_to_its_failures() {
-        assert_eq!(failures_of("lots\nfailures:\nx"), "\nfailures:\nx");
-        assert_eq!(failures_of("short"), "short");
     }
 }

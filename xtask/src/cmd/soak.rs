@@ -16,6 +16,8 @@ use crate::{paths, toolchain};
 const STEPS: u64 = 300_000;
 /// Hypercalls of one attack.
 const CALLS: u64 = 20_000;
+/// Schedules of each kind for each model of shuttle in one run.
+const SCHEDULES: u64 = 1_000;
 /// The machines that are attacked, one after the other: GIC, CPU, number of CPUs.
 const MACHINES: [(u8, &str, u8); 8] = [
     (3, "cortex-a72", 1),
@@ -34,8 +36,8 @@ const BUILD: Duration = Duration::from_secs(1200);
 
 /// Run all long forms in turn, within a given time
 ///
-/// Random hosts against the specification, the fuzz targets (where the nightly toolchain is), hostile
-/// hosts and hostile guests on machines of 1 to 8 CPUs with either GIC, and the rows of
+/// Random hosts against the specification, races of four CPUs under shuttle's schedules, the fuzz targets
+/// (where the nightly toolchain is), hostile hosts and hostile guests on machines of 1 to 8 CPUs with either GIC, and the rows of
 /// tests/qemu.toml that nothing else runs (`soak = true`). Each gets its share of the time; what is built
 /// beforehand does not count. All seeds follow from one, which is printed: the same seed gives the same
 /// runs. The first finding ends it, with the command that repeats it. The exit status is 0 only if nothing
@@ -61,6 +63,7 @@ struct Part {
 
 enum Form {
     Random,
+    Schedules,
     Fuzz(Fuzzer, Vec<String>),
     Attack,
     /// Rows of the registry, by their full names.
@@ -135,7 +138,13 @@ fn prepare() -> Result<(Vec<Part>, Vec<String>)> {
     let mut with_oracle = xtask()?;
     with_oracle.args(["attack", "--oracle", "--calls", "1", "--seed", "1"]);
     Task::new("an attack with the oracle", with_oracle, BUILD).stdout()?;
-    let mut parts = vec![Part { name: "random hosts", weight: 2, form: Form::Random }];
+    let mut models = xtask()?;
+    models.args(["shuttle", "--schedules", "1", "--seed", "1"]);
+    Task::new("shuttle's models", models, BUILD).stdout()?;
+    let mut parts = vec![
+        Part { name: "random hosts", weight: 2, form: Form::Random },
+        Part { name: "schedules", weight: 1, form: Form::Schedules },
+    ];
     let mut left_out = Vec::new();
     if fuzzer::is_at_hand() {
         let form = Form::Fuzz(Fuzzer::build()?, fuzzer::targets()?);
@@ -193,6 +202,13 @@ impl Form {
                     "REDAN_SEED={seed} REDAN_STEPS={steps} cargo test --release -p props --test random"
                 );
                 judged("random hosts", cmd, again, format!("random hosts, seed {seed}")).map(Some)
+            }
+            Self::Schedules => {
+                let args =
+                    format!("shuttle --schedules {SCHEDULES} --seed {}", seed.wrapping_add(n));
+                let mut cmd = xtask()?;
+                cmd.args(args.split(' '));
+                judged("shuttle", cmd, format!("cargo xtask {args}"), args).map(Some)
             }
             Self::Fuzz(fuzzer, targets) => {
                 let at = usize::try_from(n).unwrap_or(usize::MAX);
