@@ -1,23 +1,23 @@
 //! Equal time, and nobody waits for ever.
 
-use super::{Machine, SLICE, task};
+use super::{Machine, SLICE, steps, task};
 
-/// Spread of the times of always busy tasks after `slices`, in ticks.
-fn spread(cpus: usize, vcpus: &[usize], slices: u64) -> (u64, u64) {
+/// Always busy tasks have had equal times after 400 slices.
+fn assert_equal_times(cpus: usize, vcpus: &[usize]) {
     let mut machine = Machine::new(cpus);
     vcpus.iter().enumerate().for_each(|(vm, n)| machine.start(vm, *n));
     machine.settle();
-    let ran = machine.pass(slices * 10, SLICE / 10);
-    assert_eq!(ran.len(), vcpus.iter().sum());
+    let ran = machine.pass(steps(4000), SLICE / 10);
+    assert!(cfg!(miri) || ran.len() == vcpus.iter().sum());
     let (least, most) = (ran.values().min().unwrap(), ran.values().max().unwrap());
-    (*least, *most)
+    let equal = (most - least) * 100 <= most * 5;
+    assert!(cfg!(miri) || equal, "{cpus}, {vcpus:?}: {least}..{most}");
 }
 
 #[test]
 fn two_busy_guests_get_equal_time() {
     for cpus in 1..=2 {
-        let (least, most) = spread(cpus, &[1, 1], 400);
-        assert!((most - least) * 100 <= most * 5, "{cpus}: {least}..{most}");
+        assert_equal_times(cpus, &[1, 1]);
     }
 }
 
@@ -25,8 +25,7 @@ fn two_busy_guests_get_equal_time() {
 fn every_busy_vcpu_gets_the_same_share_whatever_the_number_of_cpus() {
     for cpus in 1..=8 {
         for vcpus in [&[1, 1, 1][..], &[4, 1], &[2, 3, 1, 1], &[1; 9], &[8, 8]] {
-            let (least, most) = spread(cpus, vcpus, 400);
-            assert!((most - least) * 100 <= most * 5, "{cpus}, {vcpus:?}: {least}..{most}");
+            assert_equal_times(cpus, vcpus);
         }
     }
 }
@@ -36,7 +35,7 @@ fn a_late_guest_gets_its_share_but_nothing_for_the_time_before() {
     let mut machine = Machine::new(1);
     machine.start(0, 1);
     machine.settle();
-    machine.pass(5000, SLICE);
+    machine.pass(steps(5000), SLICE);
     machine.start(1, 1);
     let ran = machine.pass(1000, SLICE / 10);
     let (old, new) = (ran[&task(0, 0)], ran[&task(1, 0)]);
@@ -51,7 +50,7 @@ fn a_guest_that_naps_all_the_time_gets_no_more_than_its_share() {
     machine.settle();
     let mut napper = 0;
     let mut other = 0;
-    for _ in 0..20_000 {
+    for _ in 0..steps(20_000) {
         let before = machine.running();
         machine.now += 10;
         let naps = before.contains(&task(0, 0));
@@ -62,7 +61,7 @@ fn a_guest_that_naps_all_the_time_gets_no_more_than_its_share() {
         }
     }
     assert!(napper <= other + 3 * SLICE, "{napper} {other}");
-    assert!(napper * 100 >= other * 90, "{napper} {other}");
+    assert!(cfg!(miri) || napper * 100 >= other * 90, "{napper} {other}");
 }
 
 #[test]
@@ -72,7 +71,7 @@ fn the_longest_wait_of_a_ready_task_is_bounded() {
         (0..vms).for_each(|vm| machine.start(vm, 1));
         machine.settle();
         let mut waited = vec![0; vms];
-        for _ in 0..20_000 {
+        for _ in 0..steps(20_000) {
             machine.now += SLICE / 10;
             machine.settle();
             let running = machine.running();

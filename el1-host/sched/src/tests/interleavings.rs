@@ -145,7 +145,8 @@ fn explore(wakes: u8) -> (usize, usize) {
 
 #[test]
 fn no_wake_up_is_lost_in_any_interleaving() {
-    let sizes: Vec<(usize, usize)> = (0..=3).map(explore).collect();
+    let most = if cfg!(miri) { 1 } else { 3 };
+    let sizes: Vec<(usize, usize)> = (0..=most).map(explore).collect();
     assert!(sizes.iter().all(|(_, ends)| *ends > 0), "{sizes:?}");
-    assert!(sizes[3].0 > 500, "{sizes:?}");
+    assert!(cfg!(miri) || sizes[3].0 > 500, "{sizes:?}");
 }

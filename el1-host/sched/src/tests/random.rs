@@ -1,6 +1,6 @@
 //! Long random lives: everything that may happen, in any order.
 
-use super::{At, Machine, SLICE, task};
+use super::{At, Machine, SLICE, steps, task};
 
 struct Dice(u64);
 
@@ -21,7 +21,7 @@ fn live(seed: u64) {
     let cpus = 1 + dice.roll(8);
     let mut machine = Machine::new(cpus);
     let mut alive = [false; VMS];
-    for _ in 0..3000 {
+    for _ in 0..steps(3000) {
         let cpu = dice.roll(cpus);
         let vm = dice.roll(VMS);
         match dice.roll(10) {
@@ -77,5 +77,5 @@ fn live(seed: u64) {
 
 #[test]
 fn no_task_is_on_two_cpus_or_forgotten_whatever_happens() {
-    (1..=300).for_each(live);
+    (1..=steps(300)).for_each(live);
 }
