@@ -97,7 +97,7 @@ pub struct VgicState {
 /// Bits of [`Context::traps`].
 pub mod traps {
     /// Trap WFI and WFE (HCR_EL2.TWI, TWE) during this run.
-    pub const WFX: u64 = 1 << 0;
+    pub const WFX: u64 = 1;
 }
 
 /// All registers of a guest CPU. The world switch and its assembly rely on this layout.
@@ -236,6 +236,17 @@ mod tests {
             let at = run::SYSREGS.iter().position(|n| *n == name).unwrap();
             assert_eq!(value, 0x100 + at as u64, "{name}");
         }
+    }
+
+    #[test]
+    fn a_new_vcpu_is_in_el1_with_everything_masked_off_or_locked() {
+        let Vcpu { ctx, latched, memcache, .. } = Vcpu::new(3, Pfn::new(7).unwrap());
+        assert_eq!((ctx.vmpidr, ctx.pstate), (0x8000_0003, 0x3c5));
+        // MMU, data cache and instruction cache: SCTLR_EL1.{M, C, I}.
+        assert_eq!(ctx.sys.sctlr_el1 & 0x1005, 0);
+        assert!(ctx.debug.os_lock());
+        assert_eq!((ctx.timer, ctx.vgic), Default::default());
+        assert_eq!((latched, memcache.len()), (Latched::None, 0));
     }
 
     #[test]
