@@ -75,13 +75,15 @@ impl<'a> At<'_, '_, 'a> {
         &self,
         mut each: impl FnMut(&At<'_, '_, 'a>) -> Result<(), DtbError>,
     ) -> Result<(), DtbError> {
-        for node in self.node.children() {
-            let child = At { node, up: Some(self) };
-            if child.enabled() {
-                each(&child)?;
-            }
-        }
-        Ok(())
+        self.each_child_in_any_state(|child| if child.enabled() { each(child) } else { Ok(()) })
+    }
+
+    /// Calls `each` on every child.
+    pub(crate) fn each_child_in_any_state(
+        &self,
+        mut each: impl FnMut(&At<'_, '_, 'a>) -> Result<(), DtbError>,
+    ) -> Result<(), DtbError> {
+        self.node.children().try_for_each(|node| each(&At { node, up: Some(self) }))
     }
 
     /// A property's bytes.

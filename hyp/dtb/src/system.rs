@@ -127,14 +127,16 @@ impl<'a> Dtb<'a> {
         Ok(all)
     }
 
-    /// The CPUs, in the order of the tree.
+    /// The CPUs, in the order of the tree: those that are enabled, and those that wait in a spin table
+    /// whatever their `status` says, for whoever writes there starts them.
     ///
     /// # Errors
     /// A CPU without number, a spin table without address, or more than [`MAX_CPUS`].
     pub fn cpus(&self) -> Result<List<Cpu, MAX_CPUS>, DtbError> {
         let mut cpus = List::new();
-        self.each_at("/cpus", |node| {
-            if node.text("device_type") != Some("cpu") {
+        let add = |node: &At<'_, '_, '_>| {
+            let spins = node.text("enable-method") == Some("spin-table");
+            if node.text("device_type") != Some("cpu") || !(node.enabled() || spins) {
                 return Ok(());
             }
             let mpidr = node.unit()?.ok_or(DtbError::Missing("reg of a CPU"))?;
@@ -147,7 +149,8 @@ impl<'a> Dtb<'a> {
                 _ => Enable::Unknown,
             };
             cpus.push(Cpu { mpidr, enable }, "CPUs")
-        })?;
+        };
+        self.at_path("/cpus", |cpus| cpus.each_child_in_any_state(add)).unwrap_or(Ok(()))?;
         if cpus.is_empty() { Err(DtbError::Missing("CPUs")) } else { Ok(cpus) }
     }
 

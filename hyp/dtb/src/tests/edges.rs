@@ -1,7 +1,7 @@
 //! Values on the very edge of what is allowed, and of what counts.
 
 use super::{ODD, PI4, Tokens, refusal, region, with_word};
-use crate::{Dtb, DtbError};
+use crate::{Cpu, Dtb, DtbError, Enable};
 
 /// The tree with another value, as long as the old one, of every property `name`.
 fn with_value(tree: &[u8], name: &[u8], value: &[u8]) -> Vec<u8> {
@@ -68,6 +68,30 @@ fn a_uart_that_is_switched_off_is_no_console() {
     };
     assert_eq!(uart(b"okay\0"), Some(region(0x1000, 0x100)));
     assert_eq!(uart(b"disabled\0"), None);
+}
+
+#[test]
+fn a_cpu_that_is_switched_off_still_waits_in_its_spin_table() {
+    let cpus = |method: &[u8], status: &[u8]| {
+        let mut tree = Tokens::new().begin(b"").begin(b"cpus").begin(b"cpu@7");
+        let names: [&[u8]; 5] =
+            [b"device_type\0", b"reg\0", b"enable-method\0", b"cpu-release-addr\0", b"status\0"];
+        let [kind, reg, enable, release, switch] = names.map(|name| {
+            tree.strings.extend(name);
+            (tree.strings.len() - name.len()) as u32
+        });
+        let seven = [0, 7, 0].map(u32::to_be_bytes).concat();
+        let tree = tree.prop(kind, b"cpu\0").prop(reg, &seven).prop(enable, method);
+        let tree = tree.prop(release, &0xd8_u64.to_be_bytes()).prop(switch, status);
+        let tree = tree.end().end().end().word(9).build();
+        Dtb::parse(&tree).unwrap().cpus().map(|cpus| cpus.to_vec())
+    };
+    let spins = vec![Cpu { mpidr: 7, enable: Enable::SpinTable(0xd8) }];
+    for status in [&b"okay\0"[..], b"disabled\0", b"fail\0"] {
+        assert_eq!(cpus(b"spin-table\0", status), Ok(spins.clone()));
+    }
+    assert_eq!(cpus(b"psci\0", b"okay\0"), Ok(vec![Cpu { mpidr: 7, enable: Enable::Psci }]));
+    assert_eq!(cpus(b"psci\0", b"disabled\0"), Err(DtbError::Missing("CPUs")));
 }
 
 #[test]
