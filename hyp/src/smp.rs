@@ -145,7 +145,7 @@ impl Shared {
     /// Why this CPU cannot do what the boot CPU promised for all.
     fn objection(&self, features: &Features) -> Option<&'static str> {
         if el2::hyp().broken_promise(&ID_REGISTERS.map(idreg::read)).is_some() {
-            return Some("it lacks features that guests were promised");
+            return Some("it has not the features that guests were promised");
         }
         if features.pa_bits() < self.common.geometry.ipa_bits() {
             return Some("it has too few address bits");

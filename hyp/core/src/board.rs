@@ -120,7 +120,7 @@ impl Board {
     }
 
     /// The first register in which a guest would see less on a CPU with these values than on the boot
-    /// CPU, whose values it is shown everywhere.
+    /// CPU, whose values it is shown everywhere, or find a state that it could not take to that one.
     pub(crate) fn broken_promise(&self, values: &[u64; ID_REGISTERS.len()]) -> Option<Enc> {
         let mut all = ID_REGISTERS.iter().zip(values).zip(self.id_values);
         let broken = all.find(|((enc, here), promised)| {
@@ -140,6 +140,11 @@ impl Board {
 
 /// Whether each field of an ID register says as much `here` as was `promised` (DDI0487 D24.1.3).
 fn offers(register: Enc, here: u64, promised: u64) -> bool {
+    // AArch32 at EL0 (PFR0.EL0) is a state that a guest can be in when it leaves. A return to it is
+    // illegal on a CPU without (D1.4.4), and an illegal return stays in EL2: neither more nor less.
+    if register == sysreg::ID_AA64PFR0_EL1 && here & 0xf != promised & 0xf {
+        return false;
+    }
     // Which fixes of errata a core carries: no feature.
     if register == sysreg::REVIDR_EL1 {
         return true;

@@ -137,7 +137,7 @@ impl<M: Machine> Hyp<M> {
         word.is_some_and(|word| word.host() != PageState::NoPage)
     }
 
-    /// The first register that says less on another CPU than guests were promised on the boot CPU;
+    /// The first register that breaks on another CPU what guests were promised on the boot CPU;
     /// `values` are that CPU's, in the order of [`ID_REGISTERS`].
     pub fn broken_promise(&self, values: &[u64; ID_REGISTERS.len()]) -> Option<Enc> {
         self.board.broken_promise(values)

@@ -123,6 +123,16 @@ fn a_cpu_that_lacks_what_guests_were_promised_is_found_out() {
 }
 
 #[test]
+fn a_cpu_that_alone_has_aarch32_is_none_for_guests_that_move_between_cpus() {
+    use sysreg::ID_AA64PFR0_EL1;
+    // A guest could be in it when it leaves, and return to it where EL2 could only return illegally.
+    assert_eq!(verdict(ID_AA64PFR0_EL1, 0x11, 0x12), Some(ID_AA64PFR0_EL1));
+    assert_eq!(verdict(ID_AA64PFR0_EL1, 0x12, 0x11), Some(ID_AA64PFR0_EL1));
+    assert_eq!(verdict(ID_AA64PFR0_EL1, 0x12, 0x12), None);
+    assert_eq!(verdict(ID_AA64PFR0_EL1, 0x11, 0x21), None, "at EL1 no guest has it anyway");
+}
+
+#[test]
 fn a_cpu_with_fewer_address_bits_than_guests_have_breaks_the_promise() {
     use sysreg::ID_AA64MMFR0_EL1;
     // Guests see 40 bits, so that is what must be there.
