@@ -23,6 +23,7 @@ use crate::console;
 use crate::end::End;
 use crate::ground::Ground;
 use crate::outcome::Outcome;
+use crate::shares::Share;
 use crate::shim::Shim;
 
 /// Most resets of one VM: a guest that resets for ever ends like one that runs for ever.
@@ -107,6 +108,10 @@ pub struct Guests {
     /// Seconds that each may run.
     timeout: Option<u64>,
     living: AtomicUsize,
+    /// VMs that EL2 knows at the moment, the most there were, and all there ever were.
+    existing: AtomicUsize,
+    most: AtomicUsize,
+    made: AtomicUsize,
     /// What came of them.
     pub outcome: TicketMutex<Outcome>,
 }
@@ -124,6 +129,9 @@ impl Guests {
             platform,
             timeout,
             living: AtomicUsize::new(0),
+            existing: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
+            made: AtomicUsize::new(0),
             outcome: TicketMutex::new(outcome),
         }
     }
@@ -146,6 +154,17 @@ impl Guests {
     /// Whether this one does.
     pub fn is_living(&self, guest: usize) -> bool {
         self.get(guest).is_some_and(|guest| guest.living.load(Ordering::Acquire))
+    }
+
+    /// How many VMs were made, and how many there were at once at most.
+    pub fn made(&self) -> (usize, usize) {
+        (self.made.load(Ordering::Relaxed), self.most.load(Ordering::Relaxed))
+    }
+
+    /// What each has had of the CPUs since it was last started.
+    pub fn shares(&self) -> Vec<Share<'_>> {
+        let ran = |guest: &Guest| guest.ran.load(Ordering::Relaxed);
+        self.list.iter().map(|guest| Share { name: guest.name(), ran: ran(guest) }).collect()
     }
 
     /// The first that lives, from `from` on.
@@ -193,6 +212,8 @@ impl Guests {
         );
         let vm = Vm::create(&guest.ground(shim, n), &guest.config, self.platform)
             .map_err(|why| why.to_string())?;
+        self.made.fetch_add(1, Ordering::Relaxed);
+        self.most.fetch_max(self.existing.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
         let vcpus = vm.vcpus();
         (0..vcpus).for_each(|vcpu| guest.set_wait(vcpu, None));
         *guest.vm.lock() = Some(Arc::new(vm));
@@ -255,6 +276,7 @@ impl Guests {
         let counted = count_pages(&ground, name, &vm);
         let vcpus = vm.vcpus();
         let torn_down = tear_down(&ground, name, vm);
+        self.existing.fetch_sub(1, Ordering::Relaxed);
         let micros = guest.ran.load(Ordering::Relaxed).saturating_mul(1000)
             / (timer::frequency() / 1000).max(1);
         info!("{name}: ran {}.{:06} s on {vcpus} vCPU(s)", micros / 1_000_000, micros % 1_000_000);

@@ -46,6 +46,8 @@ mod machine;
 mod outcome;
 #[cfg(any(target_os = "none", test))]
 mod ranges;
+#[cfg(any(target_os = "none", test))]
+mod shares;
 #[cfg(target_os = "none")]
 mod shim;
 #[cfg(target_os = "none")]

@@ -19,11 +19,10 @@ use crate::el2::El2;
 use crate::guests::Guests;
 use crate::ledger::Ledger;
 use crate::outcome::Outcome;
+use crate::shares;
 use crate::shim::Shim;
 use crate::words::Words;
 
-/// `redan.kill` ends VMs within this many seconds.
-const KILL_WITHIN: u64 = 2;
 /// Of many rounds, every so manieth is reported.
 const REPORT_EVERY: u32 = 10;
 
@@ -54,11 +53,15 @@ pub fn run_all(
         );
     }
     let guests = shim.guests.call_once(|| Guests::new(configs, platform, words.timeout, outcome));
-    let mut dice = words.kill.map(Dice::new);
+    let mut dice = words.kill.map(|kill| (Dice::new(kill.seed), ticks(kill.within_ms)));
     for round in 1..=words.rounds {
-        let within = KILL_WITHIN.saturating_mul(timer::frequency());
-        guests.start_all(shim, || dice.as_mut().map(|dice| dice.below(within)));
+        guests.start_all(shim, || dice.as_mut().map(|(dice, within)| dice.below(*within)));
         cpu.run(|| guests.living() == 0);
+        if let Some(percent) = words.fair
+            && let Err(why) = shares::check(&guests.shares(), percent)
+        {
+            guests.outcome.lock().fail(why);
+        }
         if words.rounds > 1
             && let Err(why) = account(shim, before, round, words.rounds)
         {
@@ -66,7 +69,14 @@ pub fn run_all(
             break;
         }
     }
+    let (made, most) = guests.made();
+    info!("{made} VMs were made, at most {most} at once");
     core::mem::take(&mut *guests.outcome.lock())
+}
+
+/// Milliseconds as ticks.
+fn ticks(ms: u64) -> u64 {
+    ms.saturating_mul(timer::frequency()) / 1000
 }
 
 /// What can be run of a bundle.

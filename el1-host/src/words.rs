@@ -6,6 +6,8 @@ use log::LevelFilter;
 
 /// Longest nonce that is repeated in the verdict.
 const NONCE_MAX: usize = 64;
+/// Without its own, `redan.kill` ends VMs within this many milliseconds.
+const KILL_WITHIN_MS: &str = "2000";
 
 /// What the command line asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,10 +18,30 @@ pub struct Words<'a> {
     pub timeout: Option<u64>,
     /// `redan.rounds=N`: run the whole bundle so many times.
     pub rounds: u32,
-    /// `redan.kill=SEED`: kill each VM at a moment that depends on the seed.
-    pub kill: Option<u64>,
+    /// `redan.kill=SEED` or `redan.kill=SEED,MS`: kill each VM at a moment that depends on the seed.
+    pub kill: Option<Kill>,
+    /// `redan.fair=PERCENT`: fail if the VMs of a round have had times further apart than that.
+    pub fair: Option<u64>,
     /// `redan.log=LEVEL`.
     pub log: LevelFilter,
+}
+
+/// When VMs are killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kill {
+    /// What the moments depend on.
+    pub seed: u64,
+    /// All are in the first so many milliseconds.
+    pub within_ms: u64,
+}
+
+impl Kill {
+    /// `SEED` or `SEED,MS`.
+    fn parse(text: &str) -> Option<Self> {
+        let (seed, within) = text.split_once(',').unwrap_or((text, KILL_WITHIN_MS));
+        let within_ms = within.parse().ok().filter(|ms| *ms > 0)?;
+        Some(Self { seed: seed.parse().ok()?, within_ms })
+    }
 }
 
 /// A word of ours that is not understood.
@@ -31,7 +53,7 @@ impl fmt::Display for Unknown<'_> {
         write!(
             f,
             "ignoring '{}' on the command line: known are redan.nonce=WORD, redan.timeout=SECONDS, \
-             redan.rounds=N, redan.kill=SEED and redan.log=off|error|warn|info|debug|trace",
+             redan.rounds=N, redan.kill=SEED,MS, redan.fair=PERCENT and redan.log=off|error|warn|info|debug|trace",
             self.0
         )
     }
@@ -39,7 +61,14 @@ impl fmt::Display for Unknown<'_> {
 
 impl Default for Words<'_> {
     fn default() -> Self {
-        Self { nonce: None, timeout: None, rounds: 1, kill: None, log: LevelFilter::Info }
+        Self {
+            nonce: None,
+            timeout: None,
+            rounds: 1,
+            kill: None,
+            fair: None,
+            log: LevelFilter::Info,
+        }
     }
 }
 
@@ -67,7 +96,8 @@ impl<'a> Words<'a> {
                 self.timeout = Some(value.parse().ok().filter(|seconds| *seconds > 0)?);
             }
             "redan.rounds" => self.rounds = value.parse().ok().filter(|rounds| *rounds > 0)?,
-            "redan.kill" => self.kill = Some(value.parse().ok()?),
+            "redan.kill" => self.kill = Some(Kill::parse(value)?),
+            "redan.fair" => self.fair = Some(value.parse().ok()?),
             // EL2's own.
             "redan.dma" => {}
             "redan.log" => self.log = value.parse().ok()?,
@@ -79,7 +109,7 @@ impl<'a> Words<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::Words;
+    use super::{Kill, Words};
     use log::LevelFilter;
 
     #[test]
@@ -92,14 +122,17 @@ mod tests {
         assert_eq!((words.log, words.rounds, words.kill), (LevelFilter::Debug, 1, None));
         let words =
             Words::parse("redan.rounds=50 redan.kill=7 redan.dma=strict", |w| panic!("{w}"));
-        assert_eq!((words.rounds, words.kill), (50, Some(7)));
+        assert_eq!((words.rounds, words.kill), (50, Some(Kill { seed: 7, within_ms: 2000 })));
+        let words = Words::parse("redan.kill=9,300 redan.fair=5", |w| panic!("{w}"));
+        assert_eq!(words.kill, Some(Kill { seed: 9, within_ms: 300 }));
+        assert_eq!(words.fair, Some(5));
     }
 
     #[test]
     fn what_is_not_understood_is_named_and_changes_nothing() {
         let mut bad = Vec::new();
         let line = "redan.nonce= redan.timeout=0 redan.timeout=-1 redan.log=loud redan.x=1 redan.nonce \
-             redan.rounds=0 redan.kill=x";
+             redan.rounds=0 redan.kill=x redan.kill=1,0 redan.kill=1, redan.fair=much";
         let words = Words::parse(line, |w| bad.push(w.0));
         assert_eq!(bad, line.split(' ').collect::<Vec<_>>());
         assert_eq!(words, Words::default());

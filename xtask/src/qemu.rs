@@ -192,8 +192,8 @@ pub struct Machine {
     /// Let EL1 end QEMU: only where all code is ours, because EL2 cannot trap it.
     pub semihosting: bool,
     /// Count instructions: exact, repeatable, all CPUs take turns on one thread. Otherwise each CPU
-    /// has a thread of its own.
-    pub icount: bool,
+    /// has a thread of its own. An instruction takes 2 to the power of this, in nanoseconds.
+    pub icount: Option<u8>,
     /// The console.
     pub serial: Serial,
     /// QEMU's own log of guest errors, and the console with [`Serial::File`].
@@ -208,13 +208,14 @@ impl Machine {
     pub fn command(&self, qemu: &Qemu) -> Command {
         let mut cmd = qemu.command();
         cmd.args(["-nic", "none", "-display", "none", "-no-reboot"]);
-        if self.icount {
+        if let Some(shift) = self.icount {
             // Every source of chance must go for two runs to be equal.
-            cmd.args(["-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm"]);
+            cmd.args(["-icount", &format!("shift={shift},sleep=off")]);
+            cmd.args(["-rtc", "base=2026-01-01,clock=vm"]);
         }
         match &self.board {
             Board::Virt { gic, cpu, smp, ram_mib } => {
-                let chance = if self.icount { ",dtb-randomness=off" } else { "" };
+                let chance = if self.icount.is_some() { ",dtb-randomness=off" } else { "" };
                 let board = format!("virt,virtualization=on,gic-version={gic}{chance}");
                 cmd.args(["-M", &board, "-cpu", cpu, "-smp", &smp.to_string()]);
                 cmd.args(["-m", &format!("{ram_mib}M")]);
@@ -270,7 +271,7 @@ pub fn joined(prefix: &str, path: &Path) -> OsString {
 mod tests {
     use super::*;
 
-    fn arguments(smp: u8, icount: bool) -> String {
+    fn arguments(smp: u8, icount: Option<u8>) -> String {
         let qemu = Qemu { program: "q".into(), prefix: Vec::new(), version: NEEDED };
         let machine = Machine {
             board: Board::Virt { gic: 3, cpu: "max".into(), smp, ram_mib: 512 },
@@ -290,13 +291,13 @@ mod tests {
 
     #[test]
     fn a_machine_has_as_many_cpus_as_it_was_given() {
-        assert!(arguments(8, false).contains("-smp 8 "));
-        assert!(!arguments(8, false).contains("-icount"));
+        assert!(arguments(8, None).contains("-smp 8 "));
+        assert!(!arguments(8, None).contains("-icount"));
     }
 
     #[test]
     fn counting_instructions_leaves_no_source_of_chance() {
-        let said = arguments(4, true);
+        let said = arguments(4, Some(3));
         for word in ["-smp 4 ", "sleep=off", "clock=vm", "dtb-randomness=off"] {
             assert!(said.contains(word), "{said}");
         }

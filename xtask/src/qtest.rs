@@ -148,7 +148,7 @@ impl Case {
             initrd: self.initrd(folder, packed)?,
             append: format!("redan.nonce={nonce} {}", test.append).trim_end().to_owned(),
             semihosting: test.verdict() == Verdict::Semihosting,
-            icount: self.icount,
+            icount: self.icount.then(|| test.icount_shift.unwrap_or(0)),
             serial: Serial::Pipe,
             folder: folder.to_owned(),
             extra: Vec::new(),
@@ -181,12 +181,16 @@ impl Case {
         if let Some(suite) = &test.linux {
             let kernel = format!("debian:{suite}");
             let initrd = format!("busybox:{suite}");
-            vms.push(self.vm("linux", &kernel, Some(&initrd), test.memory_mib.unwrap_or(256))?);
+            let mem = test.memory_mib.unwrap_or(256);
+            for name in test.names("linux") {
+                vms.push(self.vm(&name, &kernel, Some(&initrd), mem)?);
+            }
         }
         for guest in &test.guest {
-            let name = guest.replace('_', "-");
             let kernel = format!("payload:{guest}");
-            vms.push(self.vm(&name, &kernel, None, test.memory_mib.unwrap_or(32))?);
+            for name in test.names(&guest.replace('_', "-")) {
+                vms.push(self.vm(&name, &kernel, None, test.memory_mib.unwrap_or(32))?);
+            }
         }
         if test.kernel == Kernel::NotAnImage {
             let first = vms.first_mut().context("a spoilt kernel needs a VM")?;

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
+use hyp_abi::hcall::MAX_VMS;
 use regex::Regex;
 use serde::Deserialize;
 
@@ -48,6 +49,8 @@ pub struct Test {
     /// the machine's own release. Skipped, loudly, where no such kernel can be had.
     pub linux: Option<String>,
 
+    /// So many VMs of each `guest` or `linux`, called NAME-1, NAME-2, ...; one, called NAME, if not given.
+    pub copies: Option<u8>,
     /// RAM of each VM.
     pub memory_mib: Option<u64>,
     /// Virtual CPUs of each VM: 1 to 8, 1 if not given.
@@ -83,6 +86,9 @@ pub struct Test {
     /// that say `false` here: where a guest takes exceptions for ever no instruction retires, and
     /// counted time would stop.
     pub icount: Option<bool>,
+    /// In the repeatable lane an instruction takes 2^n ns, not one: an hour of guest time in minutes, on
+    /// slow CPUs. Needs `icount = true`. 0 to 10.
+    pub icount_shift: Option<u8>,
 
     /// What is wrong with the bundle on purpose.
     #[serde(default)]
@@ -226,6 +232,15 @@ impl Test {
         self.verdict.unwrap_or(usual)
     }
 
+    /// What the VMs of one `guest` are called.
+    #[must_use]
+    pub fn names(&self, guest: &str) -> Vec<String> {
+        match self.copies {
+            None => vec![guest.to_owned()],
+            Some(copies) => (1..=copies).map(|n| format!("{guest}-{n}")).collect(),
+        }
+    }
+
     /// What is played against the console.
     pub fn steps(&self) -> Result<Script> {
         let regex = |pattern: &String| Regex::new(pattern).map(Step::Expect);
@@ -257,6 +272,15 @@ impl Test {
         );
         let vms = self.payload.is_none();
         ensure!(vms || self.vcpus.is_none(), "vcpus are of VMs, which a payload has not");
+        let room = self.linux.iter().len() + self.guest.len();
+        ensure!(
+            self.copies.is_none_or(|n| (1..=MAX_VMS).contains(&(usize::from(n) * room))),
+            "copies: 1 to {MAX_VMS} VMs in all, and only of VMs"
+        );
+        ensure!(
+            self.icount_shift.is_none_or(|n| n <= 10 && self.icount == Some(true)),
+            "icount_shift: 0 to 10, with icount = true"
+        );
         let semihosting = self.verdict() == Verdict::Semihosting;
         ensure!(
             !semihosting || self.payload.is_some(),
@@ -306,6 +330,13 @@ mod tests {
     }
 
     #[test]
+    fn copies_have_names_of_their_own() {
+        let test = one("guest = [\"x\"]\ncopies = 2").unwrap();
+        assert_eq!(test.names("x"), ["x-1", "x-2"]);
+        assert_eq!(one("guest = [\"x\"]").unwrap().names("x"), ["x"]);
+    }
+
+    #[test]
     fn mistakes_are_refused() {
         for lines in [
             "",
@@ -319,6 +350,11 @@ mod tests {
             "payload = \"x\"\nvcpus = 1",
             "guest = [\"x\"]\nvcpus = 0",
             "guest = [\"x\"]\nvcpus = 9",
+            "guest = [\"x\"]\ncopies = 0",
+            "guest = [\"x\", \"y\"]\ncopies = 33",
+            "payload = \"x\"\ncopies = 1",
+            "guest = [\"x\"]\nicount_shift = 3",
+            "guest = [\"x\"]\nicount = true\nicount_shift = 11",
             "guest = [\"x\"]\nverdict = \"semihosting\"",
             "guest = [\"x\"]\nexit = 3",
             "guest = [\"x\"]\nverdict = \"message\"",

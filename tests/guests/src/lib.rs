@@ -14,6 +14,8 @@
 extern crate alloc;
 
 #[cfg(target_os = "none")]
+pub mod busy;
+#[cfg(target_os = "none")]
 pub mod console;
 #[cfg(target_os = "none")]
 pub mod cpu;

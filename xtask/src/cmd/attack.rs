@@ -103,7 +103,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         // Random guest code runs here, and EL2 cannot trap semihosting.
         semihosting: false,
         // A guest in an endless loop of exceptions retires no instruction: counted time would stop.
-        icount: false,
+        icount: None,
         serial: Serial::Pipe,
         folder: folder.clone(),
         extra: Vec::new(),

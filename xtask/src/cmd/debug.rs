@@ -87,7 +87,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         initrd,
         append: "redan.nonce=debug".to_owned(),
         semihosting: args.payload.is_some(),
-        icount: false,
+        icount: None,
         serial: Serial::File,
         folder: folder.clone(),
         extra: vec!["-S".into(), "-gdb".into(), server],

@@ -183,7 +183,7 @@ impl Session {
             initrd: Some(initrd),
             append: format!("redan.nonce={nonce} {cmdline}").trim_end().to_owned(),
             semihosting: false,
-            icount: false,
+            icount: None,
             serial: if terminal { Serial::Terminal } else { Serial::Pipe },
             folder: folder.clone(),
             extra: Vec::new(),

@@ -1,0 +1,4 @@
+//! See `guests::busy`.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+guests::payload!(busy);
