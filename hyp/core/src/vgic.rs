@@ -113,7 +113,7 @@ impl LrPolicy {
 
 /// Marks an INTID below 1024 in a bit map; `false` if it was marked already.
 fn first_of_its_intid(seen: &mut [u64; 16], intid: u32) -> bool {
-    let bit = 1_u64.wrapping_shl(intid & 63);
+    let bit = 1_u64.wrapping_shl(intid); // by its low six bits
     let Some(word) = seen.get_mut((intid >> 6) as usize) else { return false };
     let first = *word & bit == 0;
     *word |= bit;
@@ -126,11 +126,8 @@ pub const fn to_gich(lr: u64) -> u32 {
     let top = ((lr >> 60) & 3) << 30; // HW and group: 61:60 become 31:30
     let state = ((lr >> 62) & 3) << 28;
     let priority = ((priority(lr) >> 3) as u64) << 23;
-    let physical = if lr & HW != 0 {
-        (pintid(lr) as u64) << 10
-    } else {
-        union(&[((lr >> SOURCE_SHIFT) & 7) << 10, (lr & EOI) >> 22]) // EOI: 41 becomes 19
-    };
+    // Bits 41:32 become 19:10: the physical INTID, or without HW the source and, on top, EOI.
+    let physical = (pintid(lr) as u64) << 10;
     (union(&[top, state, priority, physical, lr & 0x3ff]) & 0xffff_ffff) as u32
 }
 
@@ -321,6 +318,7 @@ mod tests {
             let g = 1_u32 << bit;
             let reserved = matches!(bit, 13..=18 | 20..=22);
             assert_eq!(to_gich(from_gich(g)), if reserved { 0 } else { g }, "bit {bit}");
+            assert_eq!(from_gich(g) == 0, reserved, "bit {bit}");
             let linked = (1 << 31) | g;
             let reserved = matches!(bit, 20..=22);
             let expected = if reserved { 1 << 31 } else { linked };
