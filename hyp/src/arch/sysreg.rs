@@ -5,6 +5,9 @@
 
 use core::arch::asm;
 
+use aarch64_cpu::registers::HCR_EL2;
+use tock_registers::interfaces::{Readable, Writeable};
+
 macro_rules! readable {
     ($($(#[$doc:meta])* $name:ident = $asm:literal;)*) => {
         $(
@@ -124,11 +127,20 @@ pub fn send_event() {
     aarch64_cpu::asm::sev();
 }
 
-/// Waits for an interrupt, masked or not.
-#[inline(always)]
+/// HCR_EL2.{FMO, IMO, AMO}: interrupts and SErrors come to EL2.
+const ROUTED_HERE: u64 = 0b111 << 3;
+
+/// Waits for an interrupt or SError of EL1's, and leaves it pending: everything is masked here. What
+/// only EL1 can take need not wake a CPU that is in EL2 (DDI0487 D1, "WFI wake-up events"), so in the
+/// meantime it comes here.
 pub fn wait_for_interrupt() {
+    let hcr = HCR_EL2.get();
+    HCR_EL2.set(hcr | ROUTED_HERE);
+    isb();
     dsb_ish();
     aarch64_cpu::asm::wfi();
+    HCR_EL2.set(hcr);
+    isb();
 }
 
 /// Stops this CPU for good.
