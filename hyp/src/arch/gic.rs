@@ -67,6 +67,8 @@ pub struct Size {
     pub list_registers: usize,
     /// Priority bits that they implement.
     pub priority_bits: u8,
+    /// Priority bits that preempt: they say which registers of active priorities there are.
+    preemption_bits: u8,
 }
 
 impl Vgic {
@@ -111,14 +113,14 @@ impl Vgic {
 
     /// Its size, by this CPU's interface.
     pub fn size(&self) -> Size {
-        let (count, priority_bits) = match self {
-            Self::V2(gich) => ((gich.vtr.get() & 0x3f) as usize + 1, 5),
+        let (count, priority_bits, preemption_bits) = match self {
+            Self::V2(gich) => ((gich.vtr.get() & 0x3f) as usize + 1, 5, 5),
             Self::V3 { .. } => {
                 let vtr = ICH_VTR_EL2.get();
-                ((vtr & 0x1f) as usize + 1, ((vtr >> 29) & 7) as u8 + 1)
+                ((vtr & 0x1f) as usize + 1, ((vtr >> 29) & 7) as u8 + 1, v3_preemption_bits())
             }
         };
-        Size { list_registers: count.min(lr::MAX), priority_bits }
+        Size { list_registers: count.min(lr::MAX), priority_bits, preemption_bits }
     }
 
     /// Loads a guest's state.
@@ -203,8 +205,8 @@ fn system_registers_on() {
     isb();
 }
 
-fn v3_preemption_bits() -> u64 {
-    ((ICH_VTR_EL2.get() >> 26) & 7) + 1
+fn v3_preemption_bits() -> u8 {
+    ((ICH_VTR_EL2.get() >> 26) & 7) as u8 + 1
 }
 
 macro_rules! lr_registers {
