@@ -23,7 +23,7 @@ fn two_busy_guests_get_equal_time() {
 
 #[test]
 fn every_busy_vcpu_gets_the_same_share_whatever_the_number_of_cpus() {
-    for cpus in 1..=8 {
+    for cpus in (1..=8).step_by(if cfg!(miri) { 7 } else { 1 }) {
         for vcpus in [&[1, 1, 1][..], &[4, 1], &[2, 3, 1, 1], &[1; 9], &[8, 8]] {
             assert_equal_times(cpus, vcpus);
         }
