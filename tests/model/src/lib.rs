@@ -11,6 +11,7 @@
 extern crate alloc;
 
 mod invariant;
+pub mod power;
 mod state;
 mod step;
 

@@ -17,6 +17,7 @@ mod cmdline;
 mod dtb;
 mod hypercalls;
 mod manifest;
+mod power;
 mod syndrome;
 mod tape;
 mod vgic;
@@ -27,6 +28,7 @@ pub use cmdline::cmdline;
 pub use dtb::dtb;
 pub use hypercalls::hypercalls;
 pub use manifest::manifest;
+pub use power::power;
 pub use syndrome::syndrome;
 pub use tape::Tape;
 pub use vgic::vgic;
@@ -36,12 +38,13 @@ pub use vm::vm;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("bundle", bundle),
     ("cmdline", cmdline),
     ("dtb", dtb),
     ("hypercalls", hypercalls),
     ("manifest", manifest),
+    ("power", power),
     ("syndrome", syndrome),
     ("vgic", vgic),
     ("vm", vm),

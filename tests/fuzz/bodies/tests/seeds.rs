@@ -83,7 +83,7 @@ macro_rules! targets {
     };
 }
 
-targets! { bundle cmdline dtb hypercalls manifest syndrome vgic vm }
+targets! { bundle cmdline dtb hypercalls manifest power syndrome vgic vm }
 
 #[test]
 fn the_seeds_are_small() {
