@@ -249,7 +249,7 @@ fn turn_off(cpu: &mut PerCpu) -> u64 {
         return x0;
     }
     if is_held(number) {
-        arrive();
+        boot::come_up_again();
     }
     let x0 = smc::cpu_off();
     // Who starts this CPU at this moment is about to hear that it is on.

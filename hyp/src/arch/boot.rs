@@ -3,10 +3,11 @@
 //! I1: the image is loaded at a multiple of 2 MiB and lies within 2 MiB (checked by entry.S and the
 //! linker script).
 
-use core::arch::global_asm;
+use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::{mmu, percpu::CPUS};
+use super::mmu;
+use super::percpu::{self, CPUS};
 use crate::board::{Board, QemuVirt, Rpi4};
 use crate::stage1;
 
@@ -83,6 +84,26 @@ pub fn name_cpu(number: usize, mpidr: u64) {
 /// Where entry.S goes on every other CPU, each time the firmware starts it.
 extern "C" fn secondary() -> ! {
     crate::smp::arrive()
+}
+
+/// This CPU comes up once more, as [`secondary`]: whatever is on its stack is abandoned, so that nobody
+/// there still uses what belongs to it while that is made anew.
+pub fn come_up_again() -> ! {
+    let (_, top) = stack(percpu::number());
+    // SAFETY:
+    // 1. `top` is this CPU's stack, aligned; 2. nothing on it is needed again, for 3. `secondary` never
+    //    returns, and takes nothing from where it came.
+    unsafe {
+        asm!(
+            "mov sp, {top}",
+            "mov x29, xzr",
+            "mov x30, xzr",
+            "b {secondary}",
+            top = in(reg) top,
+            secondary = sym secondary,
+            options(noreturn)
+        )
+    }
 }
 
 /// Where the firmware is to start a CPU, in EL2.

@@ -173,7 +173,8 @@ pub fn prepare_cpu(features: &Features, host: Regime, vtcr: u64) {
     cpu::init_once(features);
     timer::init();
     switch::first_regime(host, vtcr, &traps);
-    // SAFETY: 1. EL1 does not run yet, so no exception has come from it.
+    // SAFETY: 1. EL1 does not run on this CPU, and no exception from it is still being dealt with: a CPU
+    //    that turned itself off has abandoned that (`boot::come_up_again`).
     unsafe { percpu::init(traps, features.at_el1, speculation) };
 }
 
