@@ -1,7 +1,7 @@
 //! Redan at EL2: the image that owns every stage-2 table and every page's owner.
 //!
 //! The decisions are in `hyp-core`; here is what touches hardware. `unsafe` is in `arch`, `machine`,
-//! `console`, `heap` and `panic`, and nowhere else. On a PC the crate is an empty program, so that
+//! `console` and `heap`, and nowhere else. On a PC the crate is an empty program, so that
 //! the whole workspace builds and tests there.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![deny(unsafe_code)]
