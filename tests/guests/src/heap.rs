@@ -1,12 +1,13 @@
 //! A heap for the payloads that need one: size classes of powers of two, each with its own list
 //! of free blocks, filled from a fixed region. Nothing is ever joined or given back, so both
-//! operations take constant time.
+//! operations take constant time. Each CPU has lists of its own, so that those who allocate all the
+//! time do not wait for each other.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
 use core::ptr;
 
-use crate::cpu::Lock;
+use crate::cpu::{CPUS, Lock, PerCpu};
 
 const BYTES: usize = 4 << 20;
 const SMALLEST: usize = 16;
@@ -19,18 +20,17 @@ struct Region(UnsafeCell<[u8; BYTES]>);
 unsafe impl Sync for Region {}
 static REGION: Region = Region(UnsafeCell::new([0; BYTES]));
 
-struct State {
+/// A payload's interrupt handler does not allocate.
+struct Heap {
     /// How much of the region was ever handed out.
-    used: usize,
+    used: Lock<usize>,
     /// Address of the first free block of each class; a free block holds the next one's.
-    free: [usize; CLASSES],
+    free: PerCpu<Lock<[usize; CLASSES]>>,
 }
 
-/// A payload's interrupt handler does not allocate.
-struct Heap(Lock<State>);
-
 #[global_allocator]
-static HEAP: Heap = Heap(Lock::new(State { used: 0, free: [0; CLASSES] }));
+static HEAP: Heap =
+    Heap { used: Lock::new(0), free: PerCpu([const { Lock::new([0; CLASSES]) }; CPUS]) };
 
 fn class(layout: Layout) -> usize {
     layout.size().max(layout.align()).max(SMALLEST).next_power_of_two().trailing_zeros() as usize
@@ -42,8 +42,8 @@ fn class(layout: Layout) -> usize {
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let class = class(layout);
-        let mut state = self.0.lock();
-        let Some(head) = state.free.get_mut(class) else { return ptr::null_mut() };
+        let mut free = self.free.lock();
+        let Some(head) = free.get_mut(class) else { return ptr::null_mut() };
         if *head != 0 {
             let block = *head as *mut usize;
             // SAFETY:
@@ -51,17 +51,18 @@ unsafe impl GlobalAlloc for Heap {
             *head = unsafe { *block };
             return block.cast();
         }
-        let start = state.used.next_multiple_of(1 << class.min(12));
+        let mut used = self.used.lock();
+        let start = used.next_multiple_of(1 << class.min(12));
         if start + (1 << class) > BYTES {
             return ptr::null_mut();
         }
-        state.used = start + (1 << class);
+        *used = start + (1 << class);
         REGION.0.get().cast::<u8>().wrapping_add(start)
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        let mut state = self.0.lock();
-        if let Some(head) = state.free.get_mut(class(layout)) {
+        let mut free = self.free.lock();
+        if let Some(head) = free.get_mut(class(layout)) {
             // SAFETY:
             // 1. The block is the heap's again, has room for a word and is aligned for it.
             unsafe { *block.cast::<usize>() = *head };

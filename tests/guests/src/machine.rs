@@ -128,6 +128,20 @@ fn on_bus(tree: &Fdt<'_>, at: u64) -> u64 {
     at
 }
 
+/// A GICv2's parts for a hypervisor, GICH and the GICV page pair that guests have, as (address, bytes).
+#[must_use]
+pub fn virtual_interface() -> Option<[(u64, u64); 2]> {
+    let tree = tree()?;
+    let node = tree.find_compatible(&["arm,cortex-a15-gic", "arm,gic-400"])?;
+    let mut parts = node
+        .reg()?
+        .skip(2)
+        .map(|part| (on_bus(&tree, part.starting_address as u64), part.size.unwrap_or(0) as u64));
+    let (gich, gicv) = (parts.next()?, parts.next()?);
+    // Whatever room it has been given, two pages of it are registers (IHI0048 4.1.2).
+    Some([gich, (gicv.0, gicv.1.min(0x2000))])
+}
+
 /// The mini UART of a Raspberry Pi 4, which is that board's console.
 #[must_use]
 pub fn mini_uart() -> Option<u64> {

@@ -7,7 +7,7 @@ const NOP: u32 = 0xd503_201f;
 
 /// One instruction that may stand in the cell (see `cell`, I3).
 pub fn any(rng: &mut Rng) -> u32 {
-    let insn = insn::any(rng);
+    let insn = insn::any(rng, false);
     if is_msr(insn) && is_lifeline(insn) || is_backwards(insn) || is_wait(insn) {
         NOP
     } else {

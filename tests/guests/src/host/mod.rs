@@ -13,7 +13,7 @@ use crate::{probe, report};
 
 pub use vm::{Vm, World};
 
-const PAGES: usize = 768;
+const PAGES: usize = 1408;
 
 #[repr(C, align(8192))]
 struct Arena(UnsafeCell<[[u8; 4096]; PAGES]>);
@@ -27,8 +27,13 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 /// `n` adjacent fresh zero pages, at a multiple of their size; answers the address. Pages are not
 /// given out twice, so a test never meets another's leftovers.
 pub fn pages(n: u64) -> u64 {
+    adjacent(n, n)
+}
+
+/// `n` such pages, the first at a multiple of `of` pages.
+pub fn adjacent(n: u64, of: u64) -> u64 {
     let base = ARENA.0.get() as u64;
-    let first = NEXT.load(Relaxed).next_multiple_of(n);
+    let first = NEXT.load(Relaxed).next_multiple_of(of);
     NEXT.store(first + n, Relaxed);
     if first + n > PAGES as u64 {
         crate::println!("the arena is too small for this test");
@@ -88,8 +93,13 @@ pub struct Run {
 }
 
 /// Walks the ownership table, adjacent runs of one state joined.
-pub fn audit_host(mut each: impl FnMut(Run)) {
-    let mut at = 0;
+pub fn audit_host(each: impl FnMut(Run)) {
+    audit_from(0, u64::MAX, each);
+}
+
+/// As [`audit_host`], from page `first` to before page `end`; the last run may go on behind that.
+pub fn audit_from(first: u64, end: u64, mut each: impl FnMut(Run)) {
+    let mut at = first;
     let mut last: Option<Run> = None;
     // More calls than any machine here needs; a stream that does not end is a failure.
     for _ in 0..1_000_000 {
@@ -126,6 +136,12 @@ pub fn audit_host(mut each: impl FnMut(Run)) {
             break;
         }
         at = next;
+        if at >= end {
+            if let Some(run) = last {
+                each(run);
+            }
+            return;
+        }
     }
     crate::check!(false, "the audit of the host makes progress");
 }

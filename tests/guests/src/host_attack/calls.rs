@@ -4,11 +4,13 @@
 use alloc::vec::Vec;
 
 use hyp_abi::Hypercall::{self as H};
+use hyp_abi::hcall::MAX_VMS;
 use hyp_abi::{PageState, Pfn};
 use hyp_model::{Page, Phase, Vm};
 
-use super::Attack;
 use super::canary::{PLAY, WITNESS};
+use super::{Attack, ledger};
+use crate::cpu::CPUS;
 
 /// How often each is called.
 const WEIGHTS: [(H, u64); 28] = [
@@ -45,8 +47,40 @@ const WEIGHTS: [(H, u64); 28] = [
 const PROTS: [u64; 8] = [15, 15, 3, 13, 1, 0, 4, 16];
 /// Free pages that a new VM needs.
 const ENOUGH: u64 = 40;
-/// Most VMs to have at one time, as long as nobody insists.
+/// Most VMs to have at one time, the witness included, as long as nobody insists.
 const VMS: usize = 5;
+// With one more on every CPU there are some left to race for.
+const _: () = assert!((VMS + 1) * CPUS + ledger::VMS as usize <= MAX_VMS);
+
+/// Whether the first argument names a VM.
+pub const fn takes_handle(which: H) -> bool {
+    matches!(
+        which,
+        H::UnshareGuest
+            | H::Wrprotect
+            | H::TestClearYoung
+            | H::UnreserveVm
+            | H::InitVm
+            | H::InitVcpu
+            | H::StartTeardownVm
+            | H::FinalizeTeardownVm
+            | H::VcpuLoad
+            | H::TlbFlushVmid
+            | H::ReclaimVmPage
+            | H::AuditVm
+            | H::UnmapGicv
+            | H::VmStats
+    )
+}
+
+/// The first argument that names a page which the call takes or gives, if there is one.
+pub const fn takes_page(which: H) -> Option<usize> {
+    match which {
+        H::ShareHyp | H::UnshareHyp | H::ShareGuest | H::MemcacheTopup => Some(0),
+        H::InitVm | H::InitVcpu => Some(2),
+        _ => None,
+    }
+}
 
 impl Attack {
     /// One hypercall.
@@ -163,12 +197,7 @@ impl Attack {
     /// Takes back what would hit the attacker itself: its own memory out of play, which it may give
     /// away, and the witness, which it may end.
     fn harmless(&mut self, which: H, args: &mut [u64; 4]) {
-        let page = match which {
-            H::ShareHyp | H::UnshareHyp | H::ShareGuest | H::MemcacheTopup => Some(0),
-            H::InitVm | H::InitVcpu => Some(2),
-            _ => None,
-        };
-        if let Some(n) = page {
+        if let Some(n) = takes_page(which) {
             let play = self.oracle.pages.pfn(0)..self.oracle.pages.pfn(0) + PLAY;
             let of_witness = play.end..play.end + WITNESS;
             let safe = |pfn: u64| {
@@ -195,10 +224,25 @@ impl Attack {
         if args[0] == self.witness.handle && !refused {
             args[0] = self.stale;
         }
+        // What looks like a VM of another CPU's becomes one of a time that never comes.
+        if self.crew > 1 && takes_handle(which) && args[0] >> 8 < 1 << 32 && !self.owns(args[0]) {
+            args[0] |= 1 << 40;
+        }
         let vms = self.oracle.state.slots.iter().flatten().count();
-        if which == H::VcpuPut && vms > VMS {
+        let many = match which {
+            H::VcpuPut => vms > VMS,
+            // There are 64 for all CPUs, and each must always get one.
+            H::ReserveVm => self.crew > 1 && vms > VMS,
+            _ => false,
+        };
+        if many {
             self.raze_one();
         }
+    }
+
+    /// Whether this is a VM of this CPU's.
+    fn owns(&self, handle: u64) -> bool {
+        self.oracle.state.slots.iter().flatten().any(|vm| vm.handle.raw() == handle)
     }
 
     /// A VM of the attacker's, or 0.

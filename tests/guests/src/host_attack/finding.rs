@@ -1,9 +1,9 @@
 //! The end of a run: nothing found, or the first thing that was.
 
 use core::fmt::Arguments;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use crate::{machine, println, psci};
+use crate::{cpu, machine, println, psci};
 
 /// Hypercalls so far.
 pub static CALLS: AtomicU64 = AtomicU64::new(0);
@@ -15,13 +15,25 @@ pub fn option(key: &str) -> Option<u64> {
     word(key)?.parse().ok()
 }
 
+/// Whether this word is on the command line.
+pub fn flag(named: &str) -> bool {
+    machine::bootargs().split(' ').any(|w| w == named)
+}
+
 fn word(key: &str) -> Option<&'static str> {
     machine::bootargs().split(' ').find_map(|w| w.strip_prefix(key))
 }
 
-/// Something was found: says what, and ends the machine.
+/// Somebody ends the machine already.
+static OVER: AtomicBool = AtomicBool::new(false);
+
+/// Something was found: says what, and ends the machine. The first who finds something has the word.
 pub fn found(what: Arguments<'_>) -> ! {
-    println!("FOUND at call {}, seed {}: {what}", CALLS.load(Relaxed), SEED.load(Relaxed));
+    let (calls, seed) = (CALLS.load(Relaxed), SEED.load(Relaxed));
+    println!("FOUND at call {calls}, seed {seed}, CPU {}: {what}", cpu::me());
+    while OVER.swap(true, Relaxed) {
+        core::hint::spin_loop();
+    }
     end(format_args!("FAILED {what}"))
 }
 

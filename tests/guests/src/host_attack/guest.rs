@@ -7,20 +7,15 @@ use hyp_abi::run::{self, Exit, entry, exit_flags};
 use hyp_abi::{Gfn, Hypercall as H, Pfn, Prot, Refusal, lr};
 use hyp_model::Vm;
 
-use super::canary::{WORDS, whence};
-use super::{Attack, insn};
+use super::Attack;
+use super::canary::{self, WORDS, whence};
+use super::scene::{HELD, Scene};
 use crate::hcall::Answer;
 use crate::timer::{self, ENABLE, PHYSICAL_PPI};
 use crate::{ensure, fp, gic, read, write};
 
-/// EL1h, all masked.
-const EL1H: u64 = 0x3c5;
-/// `SCTLR_EL1` with MMU and caches off.
-const SCTLR_OFF: u64 = 0x30d0_0800;
 /// Runs in a row: after an exit the host answers it more often than not.
-const RUNS: u64 = 4;
-/// The interrupt that the attacker holds active, which no guest may end.
-const HELD: u32 = 60;
+pub const RUNS: u64 = 4;
 
 /// What a run may change in the run page.
 fn is_exit_word(n: usize) -> bool {
@@ -99,19 +94,7 @@ impl Attack {
         let flags = self.write_run_page(run_page, slot, first);
         let before: Vec<u64> = (0..WORDS).map(|n| self.oracle.pages.read(run_page, n)).collect();
         self.oracle.pages.record(run_page);
-        write!("par_el1", 0x7777_7000);
-        let registers = host_registers();
-
-        let micros = [30, 100, 500][self.rng.below(3) as usize];
-        write!("cntp_cval_el0", read!("cntpct_el0") + read!("cntfrq_el0") / 1_000_000 * micros);
-        write!("cntp_ctl_el0", ENABLE);
-        let began = timer::now();
-        let answer = self.oracle.call(H::VcpuRun, [0; 4]);
-        self.longest_run = self.longest_run.max(timer::now() - began);
-        write!("cntp_ctl_el0", 0);
-
-        let after = host_registers();
-        ensure!(after == registers, "a run changed {registers:x?} to {after:x?}");
+        let answer = self.guarded_run(|attack| attack.oracle.call(H::VcpuRun, [0; 4]));
         self.judge_exit(answer, flags, slot);
         for (n, word) in before.iter().enumerate() {
             let now = self.oracle.pages.read(run_page, n);
@@ -119,45 +102,39 @@ impl Attack {
             ensure!(kept, "a run wrote {now:#x} to word {n} of the run page");
         }
         self.oracle.pages.record(run_page);
-        self.runs += u64::from(answer.x1 >= 0);
         self.look_at_pages(slot);
         self.oracle.note_young(slot);
+    }
+
+    /// Makes a run that the timer ends in time, and looks at what it may not change of this CPU.
+    pub fn guarded_run(&mut self, run: impl FnOnce(&mut Self) -> Answer) -> Answer {
+        write!("par_el1", 0x7777_7000);
+        let registers = host_registers();
+        let micros = [30, 100, 500][self.rng.below(3) as usize];
+        write!("cntp_cval_el0", read!("cntpct_el0") + read!("cntfrq_el0") / 1_000_000 * micros);
+        write!("cntp_ctl_el0", ENABLE);
+        let began = timer::now();
+        let answer = run(self);
+        self.tally.longest_run = self.tally.longest_run.max(timer::now() - began);
+        write!("cntp_ctl_el0", 0);
+        let after = host_registers();
+        ensure!(after == registers, "a run changed {registers:x?} to {after:x?}");
         if self.rng.one_in(2) {
             ensure!(fp::store() == fp::pattern(0x1105), "a run changed the FP registers");
         }
+        answer
     }
 
     /// New code in some of the pages that the VM may execute, or tables for its stage 1.
     fn write_code(&mut self, slot: usize) {
-        let gfns = self.vm_in(slot).map(|vm| vm.maps.keys().copied().collect());
-        let gfns: Vec<Gfn> = gfns.unwrap_or_default();
+        let scene = self.scene(slot);
         let code = |vm: &Vm| executable(vm).map(|(_, pfn)| pfn).collect();
         let code: Vec<Pfn> = self.vm_in(slot).map(code).unwrap_or_default();
         for _ in 0..self.rng.below(3) {
             let page = self.rng.pick(&code).and_then(|pfn| self.oracle.pages.index(pfn.raw()));
             let Some(page) = page else { continue };
-            let tables = self.rng.one_in(8);
-            for n in 0..WORDS {
-                if tables {
-                    let descriptor = self.address(&gfns) & !0xfff | self.rng.bits() & 0xffc | 3;
-                    self.oracle.pages.write(page, n, descriptor | 1 << 10);
-                    continue;
-                }
-                let low = u64::from(insn::any(&mut self.rng));
-                let high = u64::from(insn::any(&mut self.rng));
-                self.oracle.pages.write(page, n, high << 32 | low);
-            }
-            if !tables && self.rng.one_in(2) {
-                for (n, pair) in insn::TAKE_INTERRUPT.iter().enumerate() {
-                    self.oracle.pages.write(page, n, *pair);
-                }
-            }
-            if !tables && !self.rng.one_in(4) {
-                for at in insn::HANDLER_AT {
-                    self.oracle.pages.write(page, at, insn::HANDLER[0]);
-                    self.oracle.pages.write(page, at + 1, insn::HANDLER[1]);
-                }
-            }
+            let pfn = self.oracle.pages.pfn(page);
+            self.compose_code(&scene, |n, word| canary::write(pfn, n, word));
             self.oracle.pages.record(page);
         }
         let _ = crate::try_insn!("dsb ish\nic iallu\ndsb ish\nisb");
@@ -165,88 +142,18 @@ impl Attack {
 
     /// Fills the run page; answers the flags in it.
     fn write_run_page(&mut self, page: usize, slot: usize, first: bool) -> u64 {
-        let maps = self.vm_in(slot).map(|vm| vm.maps.keys().copied().collect());
-        let maps: Vec<Gfn> = maps.unwrap_or_default();
-        let code = |vm: &Vm| executable(vm).map(|(gfn, _)| gfn).collect();
-        let code: Vec<Gfn> = self.vm_in(slot).map(code).unwrap_or_default();
-        for n in 0..run::CTX {
-            let word = self.rng.hostile();
-            self.oracle.pages.write(page, n, word);
-        }
-        for n in run::CTX..WORDS {
-            let hostile = n >= run::CTX + 16 && self.rng.one_in(3);
-            let word = if hostile { self.rng.hostile() } else { self.address(&maps) };
-            self.oracle.pages.write(page, n, word);
-        }
-        if self.rng.one_in(2) {
-            self.propose_interrupts(page);
-        }
-        let kind = self.rng.below(8);
-        if kind > 0 {
-            let pc = self.address(if kind > 1 { &code } else { &maps });
-            // The beginning of a page is where an interrupt is taken.
-            let pc = if kind > 5 { pc & !0xfff } else { pc & !3 };
-            let modes =
-                [0x3c0, 0x3c4, 0x3c8, 0x3c9, 0x3cc, 0x3cd, 0x1d0, 0x1d3, self.rng.hostile()];
-            let mode = self.rng.pick(&modes).filter(|_| kind == 1).unwrap_or(EL1H);
-            let vectors = self.address(&code) & !0x7ff;
-            let device = |vm: &Vm| vm.maps.iter().find(|(_, m)| m.device).map(|(gfn, _)| *gfn);
-            let gicv = self.vm_in(slot).and_then(device).map_or(pc, |gfn| gfn.raw() << 12);
-            let names = run::SYSREGS.iter().enumerate();
-            let named = |name| names.clone().find(|(_, n)| **n == name).map_or(0, |(i, _)| i);
-            let set = |n: usize, value: u64| self.oracle.pages.write(page, n, value);
-            set(run::CTX_PC, pc);
-            set(run::CTX_PSTATE, mode);
-            if kind == 2 {
-                set(run::CTX_SYSREGS + named("SCTLR_EL1"), SCTLR_OFF | 1);
-                set(run::CTX_SYSREGS + named("TCR_EL1"), 25 | 1 << 23);
-            }
-            if kind > 2 {
-                set(run::CTX + 1, gicv);
-                set(run::CTX_SYSREGS + named("VBAR_EL1"), vectors);
-                set(run::CTX_SYSREGS + named("SCTLR_EL1"), SCTLR_OFF);
-                set(run::CTX_SYSREGS + named("CPACR_EL1"), 3 << 20);
-            }
-        }
-        let answer = self.rng.pick(match self.last_exit {
-            Some(Exit::Abort) => &[entry::COMPLETE, entry::INJECT_ABORT, 0],
-            Some(Exit::Sysreg) => &[entry::COMPLETE, entry::INJECT_UNDEF, 0],
-            Some(Exit::Hvc | Exit::Smc) => &[entry::SET_RESULT, entry::INJECT_UNDEF, 0],
-            _ => &[entry::TRAP_WFX, 0],
-        });
-        let flags = match self.rng.below(12) {
-            0 => self.rng.hostile(),
-            1 => self.rng.bits() & entry::MASK,
-            2 => 1 << (1 + self.rng.below(4)),
-            3 => entry::LOAD_CONTEXT | entry::TRAP_WFX,
-            _ if first => entry::LOAD_CONTEXT,
-            _ => answer.unwrap_or(0),
-        };
-        self.oracle.pages.write(page, run::ENTRY_FLAGS, flags);
-        flags
+        let scene = self.scene(slot);
+        let pfn = self.oracle.pages.pfn(page);
+        self.compose_run_page(&scene, first, |n, word| canary::write(pfn, n, word))
     }
 
-    /// Virtual interrupts that seem right, linked to physical ones that are the host's.
-    fn propose_interrupts(&self, page: usize) {
-        for (n, intid) in [HELD, PHYSICAL_PPI, timer::VIRTUAL_PPI, HELD].into_iter().enumerate() {
-            // One of them another one for the guest, which must not help.
-            let named = if n == 3 { timer::VIRTUAL_PPI - 2 } else { intid };
-            let linked = u64::from(intid) << lr::PINTID_SHIFT | u64::from(named);
-            let word = lr::STATE_PENDING | lr::HW | lr::GROUP1 | linked;
-            self.oracle.pages.write(page, run::LR + n, word);
-        }
-        self.oracle.pages.write(page, run::VGIC_USED_LRS, 4);
-    }
-
-    /// An address that a guest may find interesting.
-    fn address(&mut self, maps: &[Gfn]) -> u64 {
-        let offset = self.rng.below(WORDS as u64) * 8;
-        match self.rng.below(40) {
-            0 => self.land.el2(&mut self.rng) << 12 | offset,
-            1 => self.any_page() << 12 | offset,
-            2 => self.land.anywhere(&mut self.rng),
-            3 => self.rng.hostile(),
-            _ => self.rng.pick(maps).map_or(offset, |gfn| gfn.raw() << 12 | offset),
+    /// What a VM has.
+    fn scene(&self, slot: usize) -> Scene {
+        let Some(vm) = self.vm_in(slot) else { return Scene::default() };
+        Scene {
+            maps: vm.maps.keys().copied().collect(),
+            code: executable(vm).map(|(gfn, _)| gfn).collect(),
+            gicv: vm.maps.iter().find(|(_, map)| map.device).map(|(gfn, _)| *gfn),
         }
     }
 
@@ -260,12 +167,7 @@ impl Attack {
             return;
         }
         ensure!(!malformed, "a run with flags {flags:#x} was not refused");
-        let exit = Exit::from_raw(answer.x1 as u64);
-        self.last_exit = exit;
-        ensure!(exit.is_some(), "a run ended for reason {}", answer.x1);
-        if let Some(n) = exit.and_then(|exit| self.exits.get_mut(exit as usize)) {
-            *n += 1;
-        }
+        let exit = self.note_exit(answer);
         let [_, ipa, _, flags] = answer.rest;
         if exit == Some(Exit::Abort) {
             let map = Gfn::new(ipa >> 12).and_then(|gfn| self.vm_in(slot)?.maps.get(&gfn));
@@ -275,6 +177,18 @@ impl Attack {
                 "an abort at {ipa:#x} with flags {flags:#x} there being {map:?}"
             );
         }
+    }
+
+    /// Counts an exit.
+    pub fn note_exit(&mut self, answer: Answer) -> Option<Exit> {
+        let exit = Exit::from_raw(answer.x1 as u64);
+        self.last_exit = exit;
+        ensure!(exit.is_some(), "a run ended for reason {}", answer.x1);
+        self.tally.runs += 1;
+        if let Some(n) = exit.and_then(|exit| self.tally.exits.get_mut(exit as usize)) {
+            *n += 1;
+        }
+        exit
     }
 
     /// The guest may have written its own writable pages, and only what it may have read.
@@ -290,12 +204,13 @@ impl Attack {
             for n in 0..WORDS {
                 let word = self.oracle.pages.read(page, n);
                 self.may_know(word, slot);
-                foreign |= whence(word).is_some_and(|of| of != page);
+                foreign |=
+                    whence(word).is_some_and(|of| self.oracle.pages.numbered(of) != Some(page));
             }
-            self.writes += 1;
+            self.tally.writes += 1;
             // A canary copied here must not go on to the next VM with the page. And no chance here:
             // the generator must not depend on what a guest does in its time.
-            if foreign || (page as u64 ^ self.runs) & 3 == 0 {
+            if foreign || (page as u64 ^ self.tally.runs) & 3 == 0 {
                 self.oracle.pages.fill(page);
             }
             self.oracle.pages.record(page);
@@ -329,9 +244,11 @@ impl Attack {
 
     /// A canary that the VM in `slot` has may only come from a page that it once had.
     fn may_know(&self, word: u64, slot: usize) {
-        if let Some(page) = whence(word) {
-            let had = self.oracle.seen.get(slot).is_some_and(|seen| seen.contains(page));
-            ensure!(had, "a guest knows {word:#x} of page {:#x}", self.oracle.pages.pfn(page));
+        if let Some(number) = whence(word) {
+            let seen = self.oracle.seen.get(slot);
+            let own = self.oracle.pages.numbered(number);
+            let had = own.is_some_and(|page| seen.is_some_and(|seen| seen.contains(page)));
+            ensure!(had, "a guest knows {word:#x} of page {number} of all");
         }
     }
 

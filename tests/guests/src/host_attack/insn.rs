@@ -53,13 +53,33 @@ const FORMS: [(u32, u32); 42] = [
 /// by an assertion (`icv_gprio_mask`) at the next interrupt. No fault of EL2's; it ends our machine.
 const ICC_BPR1: u32 = 0xd518_cc60;
 const NOP: u32 = 0xd503_201f;
+/// `MSR SCTLR_EL1` and `MSR VBAR_EL1`.
+const SCTLR: u32 = 0xd518_1000;
+const VBAR: u32 = 0xd518_c000;
 
-/// One instruction.
-pub fn any(rng: &mut Rng) -> u32 {
+/// One instruction. Where time is `counted` in instructions it leaves the vectors where they are, and
+/// the MMU off: a CPU that takes an exception at its vector, and again, executes none, so no timer of
+/// QEMU's would ever end that.
+pub fn any(rng: &mut Rng, counted: bool) -> u32 {
     let (form, free) = rng.pick(&FORMS).unwrap_or((0, 0));
     let insn = form | (rng.bits() >> 16) as u32 & free;
-    if insn & !0x1f == ICC_BPR1 { NOP } else { insn }
+    let register = insn & !0x1f;
+    let stops = register == ICC_BPR1 || (counted && [SCTLR, VBAR].contains(&register));
+    if stops { NOP } else { insn }
 }
+
+/// The words at which the vectors of a page, or of its second half, begin.
+pub const VECTORS: [usize; 32] = {
+    let mut words = [0; 32];
+    let mut n = 0;
+    while n < words.len() {
+        words[n] = n * 16;
+        n += 1;
+    }
+    words
+};
+/// What a vector begins with that is to take time.
+pub const TWO_NOPS: u64 = (NOP as u64) << 32 | NOP as u64;
 
 /// Steps over what caused a synchronous exception: two words of a page, from each of these on, are
 /// where one from EL1 arrives with the page, or its second half, in `VBAR_EL1`.

@@ -5,29 +5,32 @@ use alloc::vec::Vec;
 use hyp_abi::PageState;
 
 use super::rng::Rng;
-use crate::machine::{self, GicBases};
-use crate::{gic, host};
+use crate::{gic, host, machine};
 
 /// What the machine is made of.
+#[derive(Clone)]
 pub struct Land {
     /// EL2's pages at boot, as (first, number).
     el2: Vec<(u64, u64)>,
+    /// All others, likewise.
+    hosts: Vec<(u64, u64)>,
+    /// First page of RAM and the page after its last, whatever is between.
     ram: (u64, u64),
-    gicv2: bool,
+    /// Devices of a GICv2 that are no host's, as (address, bytes).
+    private: Option<[(u64, u64); 2]>,
 }
 
 impl Land {
     /// As the audit and the device tree show it.
     pub fn survey() -> Self {
-        let mut el2 = Vec::new();
+        let (mut el2, mut hosts) = (Vec::new(), Vec::new());
+        let mut ram = (u64::MAX, 0);
         host::audit_host(|run| {
-            if run.host == PageState::NoPage {
-                el2.push((run.pfn, run.nr));
-            }
+            let whose = if run.host == PageState::NoPage { &mut el2 } else { &mut hosts };
+            whose.push((run.pfn, run.nr));
+            ram = (ram.0.min(run.pfn), run.pfn + run.nr);
         });
-        let (start, size) = machine::get().ram;
-        let gicv2 = matches!(machine::get().gic, GicBases::V2 { .. });
-        Self { el2, ram: (start >> 12, (start + size) >> 12), gicv2 }
+        Self { el2, hosts, ram, private: machine::virtual_interface() }
     }
 
     /// How many pages EL2 had from the start.
@@ -55,14 +58,14 @@ impl Land {
 
     /// RAM that is not EL2's from the start.
     pub fn is_hosts_ram(&self, pfn: u64) -> bool {
-        let el2s = self.el2.iter().any(|(first, nr)| (*first..first + nr).contains(&pfn));
-        (self.ram.0..self.ram.1).contains(&pfn) && !el2s
+        self.hosts.iter().any(|(first, nr)| (*first..first + nr).contains(&pfn))
     }
 
     /// An address of a device that is EL2's alone, if there is one.
     pub fn private_device(&self, rng: &mut Rng) -> Option<u64> {
-        // QEMU virt: GICH, and GICV, which is for guests.
-        self.gicv2.then(|| 0x0803_0000 + (rng.below(0x1_2000) & !7))
+        // GICH, and GICV, which is for guests.
+        let (base, bytes) = rng.pick(&self.private?)?;
+        Some(base + (rng.below(bytes) & !7))
     }
 
     /// An address at which a load does no harm to the attacker itself, whatever is there.
@@ -77,12 +80,13 @@ impl Land {
         } & !7;
         // A load of GICC_IAR acknowledges an interrupt, and the watchdog would be gone.
         let cpu_interface = gic::get().local() & !0xffff;
-        if self.gicv2 && at & !0xffff == cpu_interface { 0 } else { at }
+        if self.private.is_some() && at & !0xffff == cpu_interface { 0 } else { at }
     }
 
     /// An address beyond RAM at which no device is.
     pub fn nowhere(&self, rng: &mut Rng) -> u64 {
-        // QEMU virt has nothing from 2^40 on (memory devices end below, PCI is at 2^38 and 2^39).
+        // QEMU virt has nothing from 2^40 on (memory devices end below, PCI is at 2^38 and 2^39), and
+        // a Raspberry Pi 4 not even from 2^36 on.
         (1 << (40 + rng.below(8))) | (rng.bits() & 0xff_ffff_fff8)
     }
 }

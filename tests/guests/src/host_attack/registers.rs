@@ -14,8 +14,8 @@ const RET: u32 = 0xd65f_03c0;
 const READ: u32 = 0xd520_0000;
 const WRITE: u32 = 0xd500_0000;
 
-/// PSCI functions that end or suspend the machine, by the low 16 bits.
-const ENDINGS: [u64; 6] = [0x08, 0x09, 0x12, 0x01, 0x0c, 0x0e];
+/// PSCI functions that end or suspend the machine or a CPU of several, by the low 16 bits.
+const ENDINGS: [u64; 7] = [0x08, 0x09, 0x12, 0x01, 0x0c, 0x0e, 0x02];
 
 impl Attack {
     /// One register of EL2's, of EL3's or of nobody's; or a read of one that may be EL1's.
@@ -83,7 +83,9 @@ impl Attack {
         if !self.rng.one_in(3) {
             regs[0] = self.rng.pick(&base).unwrap_or(0) | self.rng.below(0x30);
         }
-        if ENDINGS.contains(&(regs[0] & 0xffff)) {
+        // The only CPU cannot go off.
+        let off = self.crew == 1 && regs[0] & 0xffff == 0x02;
+        if ENDINGS.contains(&(regs[0] & 0xffff)) && !off {
             regs[0] ^= 0x40;
         }
         trap::arm();
