@@ -241,6 +241,16 @@ hyp_secondary_entry:
     wfe
     b       .L_park_secondary
 
+// hyp_come_up_again(top): a CPU that EL2 has turned off itself begins again, at the top of its stack, on
+// which nothing is needed any more. All else is as above.
+    .global hyp_come_up_again
+hyp_come_up_again:
+    mov     sp, x0
+    mov     x29, xzr
+    mov     x30, xzr
+    bl      {SECONDARY}
+    b       .L_park_secondary
+
 // Replaces the tables under the running code: x0 = TTBR0_EL2, x1 = SCTLR_EL2 with the MMU on.
 // Both maps are virtual = physical. The MMU is off in between, because a block becomes pages here and
 // the TLB may not hold both (break before make, DDI0487 D8.16). Clobbers x2. No memory access.

@@ -3,7 +3,7 @@
 //! I1: the image is loaded at a multiple of 2 MiB and lies within 2 MiB (checked by entry.S and the
 //! linker script).
 
-use core::arch::{asm, global_asm};
+use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::mmu;
@@ -89,21 +89,14 @@ extern "C" fn secondary() -> ! {
 /// This CPU comes up once more, as [`secondary`]: whatever is on its stack is abandoned, so that nobody
 /// there still uses what belongs to it while that is made anew.
 pub fn come_up_again() -> ! {
+    unsafe extern "C" {
+        fn hyp_come_up_again(top: u64) -> !;
+    }
     let (_, top) = stack(percpu::number());
     // SAFETY:
     // 1. `top` is this CPU's stack, aligned; 2. nothing on it is needed again, for 3. `secondary` never
     //    returns, and takes nothing from where it came.
-    unsafe {
-        asm!(
-            "mov sp, {top}",
-            "mov x29, xzr",
-            "mov x30, xzr",
-            "b {secondary}",
-            top = in(reg) top,
-            secondary = sym secondary,
-            options(noreturn)
-        )
-    }
+    unsafe { hyp_come_up_again(top) }
 }
 
 /// Where the firmware is to start a CPU, in EL2.
