@@ -1,9 +1,14 @@
 //! Entry: what the run page may ask for.
 
+use core::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::exits::{abort_esr, latch, mrs};
 use super::*;
+use crate::entry::Entry;
+use crate::esr::{Esr, SysregAccess};
 use crate::hyp::GuestNext;
-use crate::vcpu::traps;
+use crate::vcpu::{Latched, Vcpu, traps};
 use Hypercall::{VcpuRun, VcpuSyncState};
 use hyp_abi::run::{self, Exit, entry, vgic_hcr};
 use hyp_abi::{lr, run::SYSREGS};
@@ -26,6 +31,56 @@ fn refused(w: &mut World, vm: TestVm, flags: u64) {
 }
 
 const PC: u64 = 0x4000_8000;
+
+/// A run page that its host changes at each moment: what is read again has become something else.
+#[derive(Default)]
+struct Restless {
+    words: BTreeMap<usize, u64>,
+    seen: RefCell<BTreeSet<usize>>,
+}
+
+impl Frames for Restless {
+    fn read(&self, _: Pfn, word: usize) -> u64 {
+        assert!(self.seen.borrow_mut().insert(word), "word {word} is read twice");
+        self.words.get(&word).copied().unwrap_or(word as u64)
+    }
+    fn write(&self, _: Pfn, word: usize, _: u64) {
+        panic!("word {word} is written at entry");
+    }
+    fn zero(&self, _: Pfn) {}
+    fn clean_to_poc(&self, _: Pfn) {}
+    fn sync_icache(&self, _: Pfn) {}
+}
+
+#[test]
+fn no_word_of_the_run_page_is_read_twice() {
+    let w = World::new();
+    let enc = sysreg::CNTP_CTL_EL0;
+    let access = SysregAccess { enc, rt: 3, read: true };
+    let sysreg = Latched::Sysreg { esr: Esr::new(mrs(enc, 3, true)), access };
+    let load = Latched::Abort { esr: Esr::new(abort_esr(0x24, 0x04) | 1 << 24), far: 0 };
+    let latched = [
+        (0, Latched::None),
+        (entry::COMPLETE, load),
+        (entry::INJECT_ABORT, load),
+        (entry::COMPLETE, sysreg),
+        (entry::INJECT_UNDEF, sysreg),
+        (entry::SET_RESULT, Latched::Call),
+    ];
+    for (answer, latched) in latched {
+        for more in [0, entry::LOAD_CONTEXT, entry::TRAP_WFX, entry::LOAD_CONTEXT | entry::TRAP_WFX]
+        {
+            let flags = (run::ENTRY_FLAGS, answer | more);
+            let words = [flags, (run::VGIC_USED_LRS, u64::MAX)].into();
+            let page = Restless { words, ..Restless::default() };
+            let mut vcpu = Vcpu { latched, ..Vcpu::new(0, pfn(HOST)) };
+            Entry::check(&page, &vcpu).unwrap().commit(&page, &mut vcpu, &w.hyp.board);
+            let seen = page.seen.into_inner();
+            assert!(seen.contains(&run::VGIC_HCR) && seen.contains(&(run::LR + 3)));
+            assert_eq!(seen.contains(&run::CTX_PC), more & entry::LOAD_CONTEXT != 0);
+        }
+    }
+}
 
 fn at_pc(w: &mut World) {
     let ctx = w.cpu().context().unwrap();
