@@ -233,8 +233,8 @@ impl Needs {
 }
 
 /// What the host must not reach of memory that firmware lives in: the parts of `reserved` inside `space`,
-/// each page once. A range that touches one of `others` is left out as a whole: boot loaders also reserve
-/// what they have loaded, and that is the host's.
+/// each page once, without `others`. Boot loaders also reserve what they have loaded, and that is the
+/// host's, or EL2's already; what lies beside it in the same range may be firmware's all the same.
 #[must_use]
 pub fn withheld(
     space: &[PageRange],
@@ -242,16 +242,17 @@ pub fn withheld(
     others: &[PageRange],
 ) -> Vec<PageRange> {
     let mut chosen: Vec<PageRange> = Vec::new();
-    for range in reserved.iter().filter(|range| !others.iter().any(|o| o.overlaps(**range))) {
+    for range in reserved {
         for region in space {
             let end = range.end().min(region.end());
             let mut at = range.start().max(region.start());
             while at < end {
-                let over = chosen.iter().find(|c| (c.start()..c.end()).contains(&at));
+                let taken = others.iter().chain(&chosen);
+                let over = taken.clone().find(|t| (t.start()..t.end()).contains(&at));
                 at = match over {
                     Some(over) => over.end(),
                     None => {
-                        let starts = chosen.iter().map(|c| c.start()).filter(|start| *start > at);
+                        let starts = taken.map(|t| t.start()).filter(|start| *start > at);
                         let next = starts.min().unwrap_or(end).min(end);
                         chosen.extend(between(at, next));
                         next
@@ -525,8 +526,10 @@ mod tests {
         // Ranges over each other, in whichever order.
         assert_eq!(take(&[pages(10, 20), pages(15, 30), pages(10, 20)], &[]), [(10, 20), (20, 30)]);
         assert_eq!(take(&[pages(15, 20), pages(10, 30)], &[]), [(15, 20), (10, 15), (20, 30)]);
-        // The initrd is often reserved, too, and is the host's.
-        assert_eq!(take(&[pages(10, 20), pages(40, 50)], &[pages(19, 25)]), [(40, 50)]);
+        // The initrd is often reserved, too, and is the host's; what lies beside it is not.
+        assert_eq!(take(&[pages(10, 20), pages(40, 50)], &[pages(10, 20)]), [(40, 50)]);
+        assert_eq!(take(&[pages(10, 20), pages(40, 50)], &[pages(19, 25)]), [(10, 19), (40, 50)]);
+        assert_eq!(take(&[pages(10, 20)], &[pages(12, 15), pages(5, 11)]), [(11, 12), (15, 20)]);
         assert_eq!(take(&[pages(10, 20)], &[pages(20, 25), pages(5, 10)]), [(10, 20)]);
     }
 
