@@ -12,6 +12,7 @@ use anyhow::Result;
 
 use crate::child::Task;
 use crate::paths;
+use crate::rpi4::firmware::Console;
 
 /// The oldest QEMU that we test with.
 pub const NEEDED: Version = Version(9, 2);
@@ -158,22 +159,25 @@ pub enum Board {
         /// RAM in MiB.
         ram_mib: u64,
     },
-    /// `raspi4b`, which comes in one size. It has no firmware: whoever starts it does what that would.
+    /// `raspi4b`, which comes in one size. It has no firmware: whoever starts it does what that would
+    /// (`rpi4::firmware`). All cores begin at 0 and EL3, as the board's do.
     Rpi4 {
-        /// The board's device tree.
-        tree: PathBuf,
+        /// What is in memory then, and where.
+        memory: Vec<(PathBuf, u64)>,
+        /// Which UART is the console.
+        console: Console,
         /// What is in the slot.
         card: Option<PathBuf>,
     },
 }
 
 impl Board {
-    /// RAM in MiB, as far as the device tree tells.
+    /// RAM in MiB.
     #[must_use]
     pub fn ram_mib(&self) -> u64 {
         match self {
             Self::Virt { ram_mib, .. } => *ram_mib,
-            Self::Rpi4 { .. } => 960,
+            Self::Rpi4 { .. } => 2048,
         }
     }
 }
@@ -220,13 +224,21 @@ impl Machine {
                 cmd.args(["-M", &board, "-cpu", cpu, "-smp", &smp.to_string()]);
                 cmd.args(["-m", &format!("{ram_mib}M")]);
             }
-            Board::Rpi4 { tree, card } => {
-                cmd.args(["-M", "raspi4b", "-dtb"]).arg(tree);
+            Board::Rpi4 { memory, console, card } => {
+                // A GIC-400 has the Security Extensions; QEMU's has them if asked.
+                cmd.args(["-M", "raspi4b", "-global", "arm_gic.has-security-extensions=on"]);
+                for (file, at) in memory {
+                    let mut argument = joined("loader,file=", file);
+                    argument.push(format!(",addr={at:#x},force-raw=on"));
+                    cmd.arg("-device").arg(argument);
+                }
                 if let Some(card) = card {
                     cmd.arg("-drive").arg(joined("if=sd,format=raw,file=", card));
                 }
-                // The first UART is the PL011; the board's console is the second.
-                cmd.args(["-serial", "null"]);
+                // The first UART is the PL011; the one on the header is the second.
+                if *console == Console::Mini {
+                    cmd.args(["-serial", "null"]);
+                }
             }
         }
         match self.serial {

@@ -13,11 +13,16 @@ use crate::bundle::{self, Changes, Vm};
 use crate::cmd::{build, run};
 use crate::console::{self, End, Input, Plan, Report, Verdict as HostVerdict};
 use crate::qemu::{Board, Machine, Qemu, Serial};
-use crate::registry::{BoardName, Bundle, Dtb, Kernel, Test, Verdict};
-use crate::{hostile, paths, rpi4};
+use crate::registry::{Armstub, BoardName, Bundle, Dtb, Kernel, Test, Verdict};
+use crate::rpi4::bench::{self, Bench};
+use crate::rpi4::firmware::BOARDS;
+use crate::rpi4::{self, BootFolder, Wishes};
+use crate::{hostile, paths, stock};
 
 /// Under this name [`fetch_for`] says that the board's device tree cannot be had.
-pub const RPI4: &str = "rpi4";
+const RPI4: &str = "rpi4";
+/// The same of TF-A for it.
+const TF_A: &str = "rpi4 tf-a";
 /// Silence is not a failure of its own in a test: its timeout is.
 const NEVER: Duration = Duration::from_secs(u64::MAX / 4);
 
@@ -130,23 +135,24 @@ impl Case {
         let test = &self.test;
         let image = build::packed(test.payload.as_deref().unwrap_or(build::HOST), self.oracle)?;
         let vms = self.vms()?;
-        let packed = bundle::pack(&vms);
-        let board = match self.board {
-            BoardName::Virt => Board::Virt {
-                gic: self.gic,
-                cpu: self.cpu.clone(),
-                smp: self.smp,
-                ram_mib: test.ram_mib.unwrap_or_else(|| {
-                    bundle::with_oracle(bundle::machine_ram_mib(&vms, packed.len()), self.oracle)
-                }),
-            },
-            BoardName::Rpi4 => Board::Rpi4 { tree: rpi4::tree()?, card: None },
+        let append = format!("redan.nonce={nonce} {}", test.append).trim_end().to_owned();
+        let (board, image, initrd) = match self.board {
+            BoardName::Virt => {
+                let packed = bundle::pack(&vms);
+                let ram = || bundle::machine_ram_mib(&vms, packed.len());
+                let ram = || bundle::with_oracle(ram(), self.oracle);
+                let ram_mib = test.ram_mib.unwrap_or_else(ram);
+                let (gic, smp, cpu) = (self.gic, self.smp, self.cpu.clone());
+                let board = Board::Virt { gic, cpu, smp, ram_mib };
+                (board, Some(image), self.initrd(folder, packed)?)
+            }
+            BoardName::Rpi4 => (self.pi(folder, &image, &vms, &append)?, None, None),
         };
         let machine = Machine {
             board,
-            image: Some(image),
-            initrd: self.initrd(folder, packed)?,
-            append: format!("redan.nonce={nonce} {}", test.append).trim_end().to_owned(),
+            image,
+            initrd,
+            append,
             semihosting: test.verdict() == Verdict::Semihosting,
             icount: self.icount.then(|| test.icount_shift.unwrap_or(0)),
             serial: Serial::Pipe,
@@ -160,6 +166,25 @@ impl Case {
             Dtb::SpinTable => hostile::boot_with(machine, qemu, hostile::spin_table),
             Dtb::Firmware => hostile::boot_with(machine, qemu, hostile::firmware),
         }
+    }
+
+    /// A card with `image` and the VMs, in a Raspberry Pi 4 of the test's kind.
+    fn pi(&self, folder: &Path, image: &Path, vms: &[Vm], words: &str) -> Result<Board> {
+        let test = &self.test;
+        let (suite, tf_a) = (stock::default_suite(), test.armstub == Armstub::TfA);
+        let wishes = Wishes { suite, tf_a, no_firmware: true, cmdline: String::new() };
+        let card = bench::image(&BootFolder::assemble(image, vms, &wishes)?)?;
+        let ram = BOARDS.iter().find(|(gib, _)| *gib == test.board_gib).map(|(_, ram)| *ram);
+        let ram = ram.context("no board has so much RAM")?;
+        let slot = test.payload.is_none();
+        Bench { words, ram, console: test.console, slot }.board(&card, folder)
+    }
+
+    /// What the case needs of what others made, under the names of [`fetch_for`].
+    pub fn needs(&self) -> impl Iterator<Item = &str> {
+        let pi = (self.board == BoardName::Rpi4).then_some(RPI4);
+        let tf_a = (self.test.armstub == Armstub::TfA).then_some(TF_A);
+        self.test.linux.as_deref().into_iter().chain(pi).chain(tf_a)
     }
 
     /// The bundle as a file, spoilt if the test wants that; none for a payload without VMs.
@@ -277,11 +302,16 @@ pub fn fetch_for(tests: &[Test]) -> Vec<(String, String)> {
         Some((suite.clone(), reason))
     };
     let mut missing: Vec<_> = suites.into_iter().filter_map(failed).collect();
-    if tests.iter().any(|test| test.board.contains(&BoardName::Rpi4))
-        && let Err(error) = rpi4::tree()
-    {
-        let reason = format!("{error:#}").lines().next().unwrap_or_default().to_owned();
-        missing.push((RPI4.to_owned(), reason));
+    for (need, tf_a) in [(RPI4, false), (TF_A, true)] {
+        let wants = |test: &Test| {
+            test.board.contains(&BoardName::Rpi4) && (!tf_a || test.armstub == Armstub::TfA)
+        };
+        if tests.iter().any(wants)
+            && let Err(error) = rpi4::fetch(tf_a)
+        {
+            let reason = format!("{error:#}").lines().next().unwrap_or_default().to_owned();
+            missing.push((need.to_owned(), reason));
+        }
     }
     missing
 }

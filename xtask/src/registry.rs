@@ -11,6 +11,7 @@ use hyp_abi::hcall::MAX_VMS;
 use regex::Regex;
 use serde::Deserialize;
 
+use crate::rpi4::firmware::Console;
 use crate::script::{Script, Step};
 
 /// All tests.
@@ -27,8 +28,20 @@ pub struct Registry {
 pub enum BoardName {
     /// QEMU's `virt`.
     Virt,
-    /// The Raspberry Pi 4. Its device tree is fetched; without it the test is skipped, loudly.
+    /// The Raspberry Pi 4, with a card that is made and booted as `run --board rpi4` does. Its device
+    /// tree is fetched; without it the test is skipped, loudly.
     Rpi4,
+}
+
+/// What runs at EL3 of a Raspberry Pi 4.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Armstub {
+    /// Ours, which stands in for the one that is built into the firmware: no PSCI.
+    #[default]
+    Own,
+    /// TF-A, fetched from Debian; without it the test is skipped, loudly.
+    TfA,
 }
 
 /// One test.
@@ -66,6 +79,15 @@ pub struct Test {
     /// Boards: `virt` in all the combinations below, `rpi4` (QEMU's raspi4b) as it is.
     #[serde(default = "default_board")]
     pub board: Vec<BoardName>,
+    /// What runs below EL2 on `rpi4`.
+    #[serde(default)]
+    pub armstub: Armstub,
+    /// The console of `rpi4`: `mini` or `pl011`.
+    #[serde(default)]
+    pub console: Console,
+    /// RAM of the board `rpi4` in GiB, of which QEMU has 2: 1 or 2.
+    #[serde(default = "default_board_gib")]
+    pub board_gib: u64,
     /// GIC versions of the machine.
     #[serde(default = "default_gic")]
     pub gic: Vec<u8>,
@@ -195,6 +217,10 @@ fn default_board() -> Vec<BoardName> {
     vec![BoardName::Virt]
 }
 
+fn default_board_gib() -> u64 {
+    1
+}
+
 fn default_gic() -> Vec<u8> {
     vec![3]
 }
@@ -270,6 +296,7 @@ impl Test {
             self.smp.iter().chain(&self.vcpus).all(|n| (1..=8).contains(n)),
             "smp, vcpus: 1..8"
         );
+        ensure!([1, 2].contains(&self.board_gib), "board_gib: 1 or 2");
         let vms = self.payload.is_none();
         ensure!(vms || self.vcpus.is_none(), "vcpus are of VMs, which a payload has not");
         let room = self.linux.iter().len() + self.guest.len();
@@ -359,6 +386,9 @@ mod tests {
             "guest = [\"x\"]\nexit = 3",
             "guest = [\"x\"]\nverdict = \"message\"",
             "guest = [\"x\"]\nexpect = [\"(\"]",
+            "guest = [\"x\"]\nboard = [\"rpi5\"]",
+            "guest = [\"x\"]\narmstub = \"none\"",
+            "guest = [\"x\"]\nboard_gib = 4",
         ] {
             assert!(one(lines).is_err(), "{lines}");
         }

@@ -5,28 +5,37 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::bundle::{self, Vm};
 use crate::stock::{self, CannotFetch};
 use crate::{image, paths};
 
+pub mod bench;
 pub mod card;
 pub mod check;
 pub mod config;
+pub mod fat;
+pub mod firmware;
+pub mod tree;
 
 pub use card::Files;
+use tree::Tree;
 
 /// The GPU's firmware, which reads config.txt and starts the Arm cores.
 const FIRMWARE: [&str; 2] = ["start4.elf", "fixup4.dat"];
 
-/// The device tree of a Raspberry Pi 4 Model B, fetched if need be.
+/// Fetches what a card has of others' and QEMU can use: device trees, and TF-A if `tf_a`.
 ///
 /// # Errors
 /// [`CannotFetch`] where it cannot be had.
-pub fn tree() -> Result<PathBuf> {
-    let (trees, [(_, name), ..]) = (config::TREES.map(|(_, tree)| tree), config::TREES);
-    Ok(stock::device_trees(&stock::default_suite(), &trees)?.join(name))
+pub fn fetch(tf_a: bool) -> Result<()> {
+    let suite = stock::default_suite();
+    stock::device_trees(&suite, &config::TREES.map(|(_, tree)| tree))?;
+    if tf_a {
+        stock::tf_a(&suite)?;
+    }
+    Ok(())
 }
 
 /// How a card is to be.
@@ -101,6 +110,11 @@ impl BootFolder {
         } else {
             add(stock::pi_firmware(&wishes.suite, &FIRMWARE), &FIRMWARE)?;
         }
+        for (_, name) in config::TREES.iter().filter(|_| wishes.tf_a) {
+            if let Some(blob) = files.get_mut(*name) {
+                *blob = lead_to_header(blob).with_context(|| (*name).to_owned())?;
+            }
+        }
         Ok(Self { files, missing })
     }
 
@@ -122,38 +136,50 @@ impl BootFolder {
     }
 }
 
+/// TF-A makes `serial0` the console, whatever the tree said. These trees call the PL011 so, which the
+/// Bluetooth chip hangs on; the UART on the header is `serial1`.
+fn lead_to_header(blob: &[u8]) -> Result<Vec<u8>> {
+    let mut tree = Tree::parse(blob)?;
+    let aliases = tree.node("/aliases").context("there are no aliases")?;
+    let header = aliases.get("serial1").context("there is no serial1")?.to_vec();
+    aliases.set("serial0", header);
+    Ok(tree.to_bytes())
+}
+
 /// What the firmware of a Model B would put into memory from a card.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Loaded {
-    /// The kernel.
-    pub kernel: Vec<u8>,
-    /// The initramfs.
-    pub initrd: Vec<u8>,
+    /// The kernel, and where it goes.
+    pub kernel: (Vec<u8>, u64),
+    /// The initramfs, and where it goes.
+    pub initrd: (Vec<u8>, u64),
     /// The device tree.
     pub tree: Vec<u8>,
     /// The command line.
     pub cmdline: String,
+    /// What runs at EL3, if not what the firmware has of its own.
+    pub armstub: Option<Vec<u8>>,
 }
 
 impl Loaded {
     /// Reads a card as config.txt on it says.
     ///
     /// # Errors
-    /// Something that the firmware would miss, or that nobody here can do in its place.
+    /// Something that the firmware would miss.
     pub fn from_card(bytes: &[u8]) -> Result<Self> {
         let mut files = card::read(bytes)?;
         let mut file =
             |name: &str| files.remove(name).with_context(|| format!("there is no {name}"));
         let text = String::from_utf8(file("config.txt")?).context("config.txt")?;
         let config = config::read(&text).context("config.txt")?;
-        ensure!(config.armstub.is_none(), "nothing here starts an armstub");
-        let (bundle, _) = config.initramfs.context("config.txt names no initramfs")?;
+        let (bundle, bundle_at) = config.initramfs.context("config.txt names no initramfs")?;
         let cmdline = String::from_utf8(file(config::CMDLINE)?).context(config::CMDLINE)?;
         Ok(Self {
-            kernel: file(&config.kernel.0)?,
-            initrd: file(&bundle)?,
+            kernel: (file(&config.kernel.0)?, config.kernel.1),
+            initrd: (file(&bundle)?, bundle_at),
             tree: file(&config.device_tree)?,
             cmdline: cmdline.trim().to_owned(),
+            armstub: config.armstub.map(|name| file(&name)).transpose()?,
         })
     }
 }
@@ -178,5 +204,16 @@ mod tests {
             "{advice:?}"
         );
         assert!(advice[1].contains("arm-trusted-firmware (cannot fetch it)"), "{advice:?}");
+    }
+
+    #[test]
+    fn tf_a_finds_the_uart_on_the_header_as_serial0() {
+        let mut tree = tree::tests::small();
+        assert!(lead_to_header(&tree.to_bytes()).is_err(), "no serial1");
+        tree.node("/aliases").unwrap().set_text("serial1", "/soc/b");
+        let changed = Tree::parse(&lead_to_header(&tree.to_bytes()).unwrap()).unwrap();
+        let serial0 =
+            |mut tree: Tree| tree.node("/aliases").unwrap().get("serial0").unwrap().to_vec();
+        assert_eq!((serial0(tree), serial0(changed)), (b"/soc/a\0".to_vec(), b"/soc/b\0".to_vec()));
     }
 }

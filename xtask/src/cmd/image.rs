@@ -119,7 +119,7 @@ fn write(folder: &BootFolder, out: &Path, target: &Target) -> Result<()> {
             if folder.missing.is_empty() {
                 check::card(&image).context("the card would not boot, which is a bug of ours")?;
             }
-            paths::write(out, &image)
+            card::save(out, &image)
         }
         Target::Folder => {
             paths::create(out)?;

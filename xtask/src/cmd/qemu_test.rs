@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::cmd::{build, setup};
 use crate::qemu::Qemu;
 use crate::qtest::{self, Case, Lane};
-use crate::registry::{BoardName, Registry, Test};
+use crate::registry::{Registry, Test};
 use crate::suites::{SUITES, Suite, Tally};
 use crate::ui::{self, Step};
 use crate::{paths, toolchain};
@@ -220,9 +220,7 @@ fn qemu_tests(args: &Args, qemu: &Qemu, cases: Vec<Case>) -> Result<Vec<Outcome>
 
 fn one(case: &Case, qemu: &Qemu, missing: &BTreeMap<String, String>) -> Outcome {
     let start = Instant::now();
-    let pi = (case.board == BoardName::Rpi4).then_some(qtest::RPI4);
-    let mut needs = case.test.linux.as_deref().into_iter().chain(pi);
-    let skip = needs.find_map(|need| missing.get(need));
+    let skip = case.needs().find_map(|need| missing.get(need));
     let (status, reason) = match skip {
         Some(reason) => (Status::Skipped, Some(reason.clone())),
         None => match case.run(qemu) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use regex::Regex;
 
 use crate::bundle::{self, Vm};
@@ -14,7 +14,9 @@ use crate::choice::Choice;
 use crate::cmd::{build, setup};
 use crate::console::{self, End, Input, Plan, Report, Verdict};
 use crate::qemu::{Board, Machine, Qemu, Serial};
-use crate::rpi4::{BootFolder, Loaded, Wishes, card, check};
+use crate::rpi4::bench::{self, Bench};
+use crate::rpi4::firmware::{self, Console};
+use crate::rpi4::{BootFolder, Wishes};
 use crate::script::{Script, Step};
 use crate::ui::say;
 use crate::{paths, stock, toolchain};
@@ -50,6 +52,10 @@ pub struct Args {
     /// Processors of the machine, 1 to 8 [default: 1; rpi4 has 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
     smp: Option<u8>,
+
+    /// On rpi4: TF-A, from Debian, below EL2 instead of what stands in for the firmware's own stub
+    #[arg(long)]
+    tf_a: bool,
 
     /// Succeed as soon as a line of the console matches; fail if the guest ends without
     #[arg(long, value_name = "REGEX")]
@@ -99,6 +105,8 @@ impl Args {
             ensure!(self.smp.is_none_or(|smp| smp == 4), "--smp: a Raspberry Pi 4 has 4 CPUs");
             let cpu = self.cpu.as_deref().unwrap_or("cortex-a72");
             ensure!(cpu == "cortex-a72", "--cpu: a Raspberry Pi 4 has Cortex-A72s");
+        } else {
+            ensure!(!self.tf_a, "--tf-a: goes with --board rpi4");
         }
         Ok(())
     }
@@ -116,9 +124,8 @@ impl Args {
 /// What QEMU is to load.
 struct Load {
     board: Board,
-    image: PathBuf,
-    initrd: PathBuf,
-    cmdline: String,
+    image: Option<PathBuf>,
+    initrd: Option<PathBuf>,
 }
 
 impl Load {
@@ -128,33 +135,22 @@ impl Load {
         paths::write(&initrd, &packed)?;
         let board =
             args.virt(bundle::with_oracle(bundle::machine_ram_mib(vms, packed.len()), args.oracle));
-        Ok(Self { board, image, initrd, cmdline: String::new() })
+        Ok(Self { board, image: Some(image), initrd: Some(initrd) })
     }
 
     /// Makes the card, then does what the board's firmware would do with it.
-    fn on_pi(folder: &Path, image: &Path, vms: &[Vm]) -> Result<Self> {
-        let wishes = Wishes { suite: stock::default_suite(), ..Wishes::default() };
+    fn on_pi(args: &Args, folder: &Path, image: &Path, vms: &[Vm], words: &str) -> Result<Self> {
+        let suite = stock::default_suite();
+        let wishes = Wishes { suite, tf_a: args.tf_a, ..Wishes::default() };
         let boot = BootFolder::assemble(image, vms, &wishes)?;
         for advice in boot.advice() {
             say(format!("for a real board, {advice}"));
         }
-        let bytes = card::build(&boot.files)?;
-        if boot.missing.is_empty() {
-            check::card(&bytes).context("the card would not boot, which is a bug of ours")?;
-        }
-        let loaded = Loaded::from_card(&bytes).context("the card")?;
-        let write = |name: &str, bytes: &[u8]| -> Result<PathBuf> {
-            let file = folder.join(name);
-            paths::write(&file, bytes)?;
-            Ok(file)
-        };
-        let (tree, card) = (write("board.dtb", &loaded.tree)?, write("card.img", &bytes)?);
-        Ok(Self {
-            board: Board::Rpi4 { tree, card: Some(card) },
-            image: write("kernel8.img", &loaded.kernel)?,
-            initrd: write("bundle.cpio", &loaded.initrd)?,
-            cmdline: loaded.cmdline,
-        })
+        let card = bench::image(&boot)?;
+        let [_, (_, ram), ..] = firmware::BOARDS;
+        let bench = Bench { words, ram, console: Console::Mini, slot: true };
+        let board = bench.board(&card, folder)?;
+        Ok(Self { board, image: None, initrd: None })
     }
 }
 
@@ -171,17 +167,18 @@ struct Session {
 impl Session {
     fn prepare(args: &Args, qemu: &Qemu, image: PathBuf, vms: &[Vm]) -> Result<Self> {
         let (folder, lock) = paths::own_output("run")?;
-        let Load { board, image, initrd, cmdline } = match args.is_pi() {
-            true => Load::on_pi(&folder, &image, vms)?,
+        let nonce = nonce();
+        let append = format!("redan.nonce={nonce}");
+        let Load { board, image, initrd } = match args.is_pi() {
+            true => Load::on_pi(args, &folder, &image, vms, &append)?,
             false => Load::on_virt(args, &folder, image, vms)?,
         };
-        let nonce = nonce();
         let terminal = std::io::stdin().is_terminal();
         let machine = Machine {
             board,
-            image: Some(image),
-            initrd: Some(initrd),
-            append: format!("redan.nonce={nonce} {cmdline}").trim_end().to_owned(),
+            image,
+            initrd,
+            append,
             semihosting: false,
             icount: None,
             serial: if terminal { Serial::Terminal } else { Serial::Pipe },

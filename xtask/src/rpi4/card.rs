@@ -6,8 +6,10 @@
 //! The same files make the same bytes: the file system's clock stands still at 1 January 1980.
 
 use std::collections::BTreeMap;
-use std::io::{Cursor, Read, Write};
+use std::fs::File;
+use std::io::{Cursor, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
@@ -76,6 +78,23 @@ pub fn read(image: &[u8]) -> Result<Files> {
         }
     }
     Ok(files)
+}
+
+/// Writes an image to a file; what is zero becomes a hole.
+pub fn save(file: &Path, image: &[u8]) -> Result<()> {
+    const PIECE: usize = 64 << 10;
+    let write = || -> std::io::Result<()> {
+        let mut out = File::create(file)?;
+        out.set_len(image.len() as u64)?;
+        for (number, piece) in image.chunks(PIECE).enumerate() {
+            if piece.iter().any(|byte| *byte != 0) {
+                out.seek(SeekFrom::Start((number * PIECE) as u64))?;
+                out.write_all(piece)?;
+            }
+        }
+        Ok(())
+    };
+    write().with_context(|| file.display().to_string())
 }
 
 /// Where the first partition is, in bytes.
@@ -149,6 +168,15 @@ mod tests {
         assert!(read(&card).unwrap_err().to_string().contains("does not fit"));
         card[ENTRY + 4] = 0x83;
         assert!(read(&card).unwrap_err().to_string().contains("not FAT32"));
+    }
+
+    #[test]
+    fn a_saved_card_is_the_same_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, card) = (dir.path().join("card.img"), build(&files()).unwrap());
+        std::fs::write(&file, vec![0xff; 3 << 20]).unwrap();
+        save(&file, &card).unwrap();
+        assert!(std::fs::read(&file).unwrap() == card);
     }
 
     #[test]

@@ -10,22 +10,16 @@ use hyp_dtb::dma::Role;
 use hyp_dtb::{Dtb, Enable, Gic, Region, UartKind};
 use hyp_s2::Geometry;
 
-use super::{card, config};
+use super::firmware::{self, BOARDS, Console, Ram};
+use super::{card, config, fat, tree};
 use crate::image;
 
 /// What EL2 uses: 40 bits.
 const IPA_BITS: u8 = 40;
 /// Guest memory is the rest; a board whose EL2 takes more than this of it would be of little use.
 const EL2_MOST_MIB: u64 = 48;
-
-/// RAM of each board as its firmware writes it to `/memory`, in (base, bytes): the first gigabyte less the
-/// GPU's 76 MiB, what lies between that and the registers at 0xfc000000, and the rest above 4 GiB.
-pub const BOARDS: [(u64, &[(u64, u64)]); 4] = [
-    (1, &[(0, 0x3b40_0000)]),
-    (2, &[(0, 0x3b40_0000), (0x4000_0000, 0x4000_0000)]),
-    (4, &[(0, 0x3b40_0000), (0x4000_0000, 0xbc00_0000)]),
-    (8, &[(0, 0x3b40_0000), (0x4000_0000, 0xbc00_0000), (0x1_0000_0000, 0x1_0000_0000)]),
-];
+/// TF-A reserves so much from 0 on (plat/rpi/rpi4, `atf@0`).
+const ARMSTUB_MOST: usize = 0x8_0000;
 
 /// Checks a card's image.
 ///
@@ -36,6 +30,9 @@ pub fn card(bytes: &[u8]) -> Result<()> {
     ensure!(range.start.is_multiple_of(1 << 20), "the partition is not at a multiple of 1 MiB");
     ensure!(range.end <= bytes.len(), "the partition is longer than the card");
     let files = card::read(bytes)?;
+    let volume = bytes.get(range).context("the partition is longer than the card")?;
+    let again = fat::read(volume).context("the file system")?;
+    ensure!(again == files, "two readers of the file system find different files");
     let file = |name: &str| files.get(name).with_context(|| format!("there is no {name}"));
     let text = std::str::from_utf8(file("config.txt")?).context("config.txt")?;
     let config = config::read(text).context("config.txt")?;
@@ -53,16 +50,84 @@ pub fn card(bytes: &[u8]) -> Result<()> {
         cmdline.iter().filter(|byte| **byte == b'\n').count() <= 1,
         "cmdline.txt has two lines"
     );
+    if let Some(name) = &config.armstub {
+        ensure!(file(name)?.len() <= ARMSTUB_MOST, "{name} is longer than what TF-A reserves");
+    }
     for (_, name) in config::TREES {
-        tree(file(name)?, *address, header.image_size, (*at, bundle.len() as u64))
-            .with_context(|| name.to_owned())?;
+        let check = Tree {
+            blob: file(name)?,
+            kernel: (*address, header.image_size),
+            bundle: (*at, bundle.len() as u64),
+            tf_a: config.armstub.is_some(),
+        };
+        check.all().with_context(|| name.to_owned())?;
     }
     Ok(())
 }
 
-/// Checks a device tree, and that there is a memory plan for every board that may have it.
-fn tree(bytes: &[u8], kernel: u64, size: u64, bundle: (u64, u64)) -> Result<()> {
-    let tree = Dtb::parse(bytes)?;
+/// A device tree, and what else is in memory.
+struct Tree<'a> {
+    blob: &'a [u8],
+    kernel: (u64, u64),
+    bundle: (u64, u64),
+    tf_a: bool,
+}
+
+impl Tree<'_> {
+    /// Checks a device tree, and that there is a memory plan for every board that may have it.
+    fn all(&self) -> Result<()> {
+        let tree = Dtb::parse(self.blob)?;
+        processors(&tree)?;
+        ensure!(tree.psci()?.is_none(), "there is PSCI, which only TF-A can add");
+        if self.tf_a {
+            let mut edited = tree::Tree::parse(self.blob)?;
+            let aliases = edited.node("/aliases").context("there are no aliases")?;
+            let same = aliases.get("serial0") == aliases.get("serial1");
+            ensure!(same, "TF-A would make the Bluetooth chip's UART the console");
+        }
+        for (gib, ram) in BOARDS {
+            self.plan(ram).with_context(|| format!("{gib} GiB"))?;
+        }
+        masters(&tree)
+    }
+
+    /// The tree as the firmware of a board with this RAM fills it in, and EL2's plan for that.
+    fn plan(&self, ram: &Ram) -> Result<()> {
+        let (start, size) = self.bundle;
+        let ends = (start, start + size);
+        let blob = firmware::filled_in(self.blob, "redan.dma=strict", ends, ram, Console::Mini)?;
+        let tree = Dtb::parse(&blob)?;
+        let found: Vec<_> = tree.ram()?.iter().map(|r| (r.base, r.size)).collect();
+        let map = memory_map(&found, &[])?;
+        let promised: u64 = ram.iter().map(|(_, size)| size).sum();
+        ensure!(map.pages() as u64 == promised >> 12, "RAM is missing from the tree");
+        let initrd = tree.chosen()?.initrd.context("the initramfs is not in the tree")?;
+        ensure!((initrd.base, initrd.size) == self.bundle, "the initramfs is elsewhere");
+        let reserved = tree.reserved()?;
+        let first = reserved.iter().next().map(|r| (r.region.base, r.region.size));
+        ensure!(first == Some((0, 0x1000)), "page 0, the stub's, is not reserved");
+        let pages = |(base, size)| PageRange::outward(base, size).context("outside memory");
+        let reserved = reserved.iter().map(|r| pages((r.region.base, r.region.size)));
+        let reserved = reserved.collect::<Result<Vec<_>>>()?;
+        let (kernel, size) = self.kernel;
+        let occupied = Occupied {
+            image: pages((kernel, 2 << 20))?,
+            payload: pages((kernel + (2 << 20), size - (2 << 20)))?,
+            // The firmware puts the tree below this end.
+            dtb: pages((0x2eff_0000, blob.len() as u64))?,
+            initrd: Some(pages(self.bundle)?),
+            reserved: &reserved,
+        };
+        let geometry = Geometry::new(IPA_BITS).context("geometry")?;
+        let plan = plan(&map, &occupied, geometry)?;
+        let mib = plan.carve_out.pages() >> 8;
+        ensure!(mib <= EL2_MOST_MIB, "EL2 takes {mib} MiB");
+        Ok(())
+    }
+}
+
+/// CPUs, interrupts, timers and the console.
+fn processors(tree: &Dtb<'_>) -> Result<()> {
     let cpus = tree.cpus()?;
     let waits: Vec<u64> = cpus
         .iter()
@@ -84,29 +149,7 @@ fn tree(bytes: &[u8], kernel: u64, size: u64, bundle: (u64, u64)) -> Result<()> 
     let uart = tree.uart()?.context("no console")?;
     let console = (uart.kind, uart.registers.base, uart.intid);
     ensure!(console == (UartKind::Mini, 0xfe21_5040, Some(125)), "the console is {console:x?}");
-    ensure!(tree.psci()?.is_none(), "there is PSCI, which the stub does not have");
-
-    let reserved: Vec<_> =
-        tree.reserved()?.iter().map(|r| (r.region.base, r.region.size)).collect();
-    ensure!(reserved.first() == Some(&(0, 0x1000)), "page 0, the stub's, is not reserved");
-    let pages = |(base, size)| PageRange::outward(base, size).context("a range outside memory");
-    let reserved = reserved.into_iter().map(pages).collect::<Result<Vec<_>>>()?;
-    let geometry = Geometry::new(IPA_BITS).context("geometry")?;
-    for (gib, ram) in BOARDS {
-        let map = memory_map(ram, &[])?;
-        // QEMU and the firmware both put the tree below the first gigabyte's end.
-        let occupied = Occupied {
-            image: pages((kernel, 2 << 20))?,
-            payload: pages((kernel + (2 << 20), size - (2 << 20)))?,
-            dtb: pages((0x2eff_0000, bytes.len() as u64))?,
-            initrd: Some(pages(bundle)?),
-            reserved: &reserved,
-        };
-        let plan = plan(&map, &occupied, geometry).with_context(|| format!("{gib} GiB"))?;
-        let mib = plan.carve_out.pages() >> 8;
-        ensure!(mib <= EL2_MOST_MIB, "{gib} GiB: EL2 takes {mib} MiB");
-    }
-    masters(&tree)
+    Ok(())
 }
 
 /// What `dma=strict` must take from the host, and what it must leave.
