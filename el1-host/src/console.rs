@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::Once;
-use spin::mutex::TicketMutex;
+use spin::mutex::SpinMutex;
 
 use crate::arch::timer;
 use crate::arch::uart::Uart;
@@ -19,7 +19,7 @@ use crate::lines::Lines;
 const PATIENCE_MS: u64 = 150;
 
 static UART: Once<Uart> = Once::new();
-static LINES: TicketMutex<Lines> = TicketMutex::new(Lines::new());
+static LINES: SpinMutex<Lines> = SpinMutex::new(Lines::new());
 /// For reports that take no lock.
 static AT_LINE_START: AtomicBool = AtomicBool::new(true);
 

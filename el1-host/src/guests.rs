@@ -15,7 +15,7 @@ use host_sched::{CpuSet, Task};
 use host_vmm::vm::{Config, Platform, Vm};
 use hyp_abi::hcall::MAX_VCPUS;
 use log::info;
-use spin::mutex::TicketMutex;
+use spin::mutex::SpinMutex;
 
 use crate::accounts::{count_pages, tear_down};
 use crate::arch::timer;
@@ -41,9 +41,9 @@ pub type Shared = Arc<Vm<'static>>;
 /// One VM of the bundle.
 pub struct Guest {
     config: Config<'static>,
-    vm: TicketMutex<Option<Shared>>,
+    vm: SpinMutex<Option<Shared>>,
     living: AtomicBool,
-    end: TicketMutex<Option<End>>,
+    end: SpinMutex<Option<End>>,
     /// Frames that it has.
     frames: AtomicU64,
     /// Ticks that its vCPUs have been in the guest.
@@ -60,9 +60,9 @@ impl Guest {
     fn new(config: Config<'static>) -> Self {
         Self {
             config,
-            vm: TicketMutex::new(None),
+            vm: SpinMutex::new(None),
             living: AtomicBool::new(false),
-            end: TicketMutex::new(None),
+            end: SpinMutex::new(None),
             frames: AtomicU64::new(0),
             ran: AtomicU64::new(0),
             resets: AtomicU32::new(0),
@@ -113,7 +113,7 @@ pub struct Guests {
     most: AtomicUsize,
     made: AtomicUsize,
     /// What came of them.
-    pub outcome: TicketMutex<Outcome>,
+    pub outcome: SpinMutex<Outcome>,
 }
 
 impl Guests {
@@ -132,7 +132,7 @@ impl Guests {
             existing: AtomicUsize::new(0),
             most: AtomicUsize::new(0),
             made: AtomicUsize::new(0),
-            outcome: TicketMutex::new(outcome),
+            outcome: SpinMutex::new(outcome),
         }
     }
 

@@ -5,17 +5,17 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
 
 use buddy_system_allocator::Heap;
-use spin::mutex::TicketMutex;
+use spin::mutex::SpinMutex;
 
 use crate::arch::phys::Ram;
 
 /// Largest block: 2^(ORDER - 1) bytes.
 const ORDER: usize = 32;
 
-struct Locked(TicketMutex<Heap<ORDER>>);
+struct Locked(SpinMutex<Heap<ORDER>>);
 
 #[global_allocator]
-static HEAP: Locked = Locked(TicketMutex::new(Heap::new()));
+static HEAP: Locked = Locked(SpinMutex::new(Heap::new()));
 
 // SAFETY:
 // 1. The buddy allocator hands out disjoint, aligned blocks of the range given to `init`.

@@ -2,23 +2,26 @@
 //!
 //! What that guest cannot take stays in the hardware, which then must not interrupt, for its line stays
 //! high; whoever runs the guest asks `is_deaf` after each of its exits, and feeds it.
+//!
+//! Invariant I1: who finds a guest full has said so before it looked the last time (`Ear`). The guest's next
+//! exit is after that, or that look sees what its last one has changed.
 
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
-use spin::mutex::TicketMutex;
+use spin::mutex::SpinMutex;
 
 use crate::console::say;
+use crate::ear::Ear;
 use crate::guests::Shared;
 use crate::keys::{Key, Keys};
 use crate::shim::Shim;
 
 /// The way from the UART to a guest.
 pub struct Input {
-    state: TicketMutex<State>,
+    state: SpinMutex<State>,
     /// The guest that hears.
     focus: AtomicUsize,
-    /// Received bytes do not interrupt, because the guest cannot take more.
-    deaf: AtomicBool,
+    ear: Ear,
 }
 
 struct State {
@@ -31,15 +34,15 @@ impl Input {
     /// Nobody hears yet.
     pub const fn new() -> Self {
         Self {
-            state: TicketMutex::new(State { keys: Keys::new(), held: None }),
+            state: SpinMutex::new(State { keys: Keys::new(), held: None }),
             focus: AtomicUsize::new(0),
-            deaf: AtomicBool::new(true),
+            ear: Ear::new(),
         }
     }
 
     /// Whether this guest may have room again for what could not be delivered.
     pub fn is_deaf(&self, guest: usize) -> bool {
-        self.deaf.load(Ordering::Relaxed) && self.focus.load(Ordering::Relaxed) == guest
+        self.ear.is_deaf() && self.focus.load(Ordering::Relaxed) == guest
     }
 
     /// Gives the guest as much input as it can take.
@@ -64,14 +67,14 @@ impl Input {
                     }
                 }
             };
-            if !vm.can_receive() {
+            if !self.ear.has_room(|| vm.can_receive()) {
                 state.held = Some(byte);
                 break;
             }
             vm.receive(byte);
             shim.kick(shim.deliver(guest, &vm));
         }
-        self.deaf.store(deaf, Ordering::Relaxed);
+        self.ear.set_deaf(deaf);
         shim.uart.listen(!deaf);
     }
 

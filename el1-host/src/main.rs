@@ -19,6 +19,8 @@ mod arch;
 mod console;
 #[cfg(target_os = "none")]
 mod cpu;
+#[cfg(any(target_os = "none", test))]
+mod ear;
 #[cfg(target_os = "none")]
 mod el2;
 #[cfg(target_os = "none")]

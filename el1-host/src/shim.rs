@@ -1,7 +1,10 @@
 //! What all CPUs of the host share: memory, the interrupt controller, the scheduler, the guests.
 //!
 //! Locks, outermost first: input < a guest's `vm` (to look it up, never held for long) < host-vmm's own <
-//! scheduler < frames < console. None is held while a guest runs, or while a VM is made or ended.
+//! scheduler < frames < console < heap. None is held while a guest runs, or while a VM is made or ended.
+//! None is handed over in turn: a lock that goes to the next in line waits for a CPU that an emulator, with
+//! more CPUs than its machine has, is not running. What a CPU could starve of is the host's own; EL2's
+//! locks, which hosts that attack come to as well, are first come, first served.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

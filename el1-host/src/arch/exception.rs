@@ -3,7 +3,7 @@
 //! Interrupts are polled (see `gic`), so even an IRQ here is a bug. An abort that EL2 injects,
 //! because the host touched what is not its own, arrives like any other.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{ELR_EL1, ESR_EL1, FAR_EL1, Readable, SPSR_EL1};
 
@@ -18,7 +18,10 @@ struct Frame {
 
 const _: () = assert!(size_of::<Frame>() == 256);
 
-/// Exceptions taken so far.
+/// The CPU that reports, plus one.
+static REPORTER: AtomicU64 = AtomicU64::new(NOBODY);
+const NOBODY: u64 = 0;
+/// Exceptions that it has taken.
 static TAKEN: AtomicU32 = AtomicU32::new(0);
 
 /// Bits of a syndrome that say what happened (DDI0487 D24.2.40).
@@ -62,6 +65,12 @@ fn abort_reason(esr: u64) -> &'static str {
 /// Entered from the vectors, on the exception stack.
 #[unsafe(no_mangle)]
 extern "C" fn el1_exception(kind: u64, frame: &Frame) -> ! {
+    let own = super::boot::own_mpidr() + 1;
+    let first = REPORTER.compare_exchange(NOBODY, own, Ordering::Relaxed, Ordering::Relaxed);
+    if first.is_err_and(|reporter| reporter != own) {
+        // Another CPU is about to say why the machine ends; if this one ended it, nobody would.
+        barrier::park();
+    }
     match TAKEN.fetch_add(1, Ordering::Relaxed) {
         0 => {}
         // The report itself faulted: a second one would only fault again.
