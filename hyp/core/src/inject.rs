@@ -294,6 +294,15 @@ mod tests {
     }
 
     #[test]
+    fn an_abort_from_the_level_it_goes_to_says_so_whatever_was_reported() {
+        for class in [ec::DATA_ABORT_LOWER, ec::DATA_ABORT_LOWER | 1] {
+            let cause = Cause::Refused { esr: Esr::new(u64::from(class) << 26), far: 0 };
+            let entry = take(&before(pstate::EL1H), cause);
+            assert_eq!(entry.esr >> 26, u64::from(ec::DATA_ABORT_LOWER) | 1, "{class:#x}");
+        }
+    }
+
+    #[test]
     fn the_vector_is_chosen_by_where_the_exception_comes_from() {
         let offsets = [
             (pstate::EL1T, 0x000),
