@@ -86,7 +86,7 @@ fn cut_anywhere_the_archive_gives_an_error_and_all_that_stood_before() {
         }
     };
     let trailer_end = (starts.last().unwrap() + 110 + TRAILER.len() + 1).next_multiple_of(4);
-    for cut in 0..trailer_end {
+    for cut in (0..trailer_end).step_by(if cfg!(miri) { 41 } else { 1 }) {
         let mut whole = 0;
         let mut error = None;
         for entry in entries(&bytes[..cut]) {
