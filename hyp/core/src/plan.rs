@@ -252,8 +252,8 @@ pub fn withheld(
                 at = match over {
                     Some(over) => over.end(),
                     None => {
-                        let starts = taken.map(|t| t.start()).filter(|start| *start > at);
-                        let next = starts.min().unwrap_or(end).min(end);
+                        let starts = taken.map(|t| t.start()).filter(|s| (at..end).contains(s));
+                        let next = starts.min().unwrap_or(end);
                         chosen.extend(between(at, next));
                         next
                     }
