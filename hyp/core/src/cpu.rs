@@ -84,8 +84,8 @@ pub struct RawExit {
     /// FAR_EL2.
     pub far: u64,
     /// HPFAR_EL2. For an abort where the hardware does not write it
-    /// ([`Abort::hpfar_valid`](crate::esr::Abort::hpfar_valid)): what `AT S1E1R` of FAR_EL2 found, in
-    /// the same format, or [`RawExit::NO_IPA`] if that failed.
+    /// ([`Abort::needs_translation`](crate::esr::Abort::needs_translation)): what `AT S1E1R` of FAR_EL2
+    /// found, in the same format, or [`RawExit::NO_IPA`] if that failed.
     pub hpfar: u64,
 }
 

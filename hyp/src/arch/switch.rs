@@ -241,7 +241,7 @@ fn faulting_page(esr: u64, far: u64) -> u64 {
         Syndrome::InstructionAbort(abort) => abort,
         _ => return HPFAR_EL2.get(),
     };
-    if abort.hpfar_valid() {
+    if !abort.needs_translation() {
         return HPFAR_EL2.get();
     }
     // SAFETY: 1. Translating has no effect but on PAR_EL1, which callers have saved.
