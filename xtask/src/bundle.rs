@@ -67,8 +67,9 @@ impl Vm {
                 files.insert(name.to_owned(), bytes);
             }
         }
-        if let Some(kernel) = files.get_mut(&manifest.kernel) {
-            *kernel = gunzip(std::mem::take(kernel)).with_context(|| origin.to_owned())?;
+        if let Some(bytes) = files.get_mut(&manifest.kernel) {
+            let packed = std::mem::take(bytes);
+            *bytes = kernel(&manifest.kernel, packed).with_context(|| origin.to_owned())?;
         }
         manifest.check_files(|name| files.get(name).map(Vec::as_slice)).map_err(|e| {
             match e.reason.strip_prefix("memory_mib: ") {
@@ -85,9 +86,10 @@ impl Changes {
     fn apply(&self, mut manifest: Manifest) -> Result<(Manifest, BTreeMap<String, Vec<u8>>)> {
         let here = Path::new(".");
         let mut files = BTreeMap::new();
-        if let Some(kernel) = &self.kernel {
-            let option = || format!("--kernel {kernel}");
-            let image = gunzip(content(kernel, here).with_context(option)?).with_context(option)?;
+        if let Some(name) = &self.kernel {
+            let option = || format!("--kernel {name}");
+            let image =
+                kernel(name, content(name, here).with_context(option)?).with_context(option)?;
             image::check(&image).with_context(option)?;
             manifest.kernel = "Image".to_owned();
             files.insert(manifest.kernel.clone(), image);
@@ -170,6 +172,16 @@ pub fn gunzip(bytes: Vec<u8>) -> Result<Vec<u8>> {
     limited.read_to_end(&mut out).context("the gzip file is damaged")?;
     ensure!(out.len() as u64 <= UNPACKED_LIMIT, "the gzip file unpacks to more than 512 MiB");
     Ok(out)
+}
+
+/// The kernel in the file `name`: unpacked, and an Image. A name in `.flat` says that it is bare code.
+fn kernel(name: &str, bytes: Vec<u8>) -> Result<Vec<u8>> {
+    let bytes = gunzip(bytes)?;
+    let flat = Path::new(name).extension().is_some_and(|end| end == "flat");
+    if flat && image::check(&bytes).is_err() {
+        return Ok(host_vmm::image::from_flat(&bytes));
+    }
+    Ok(bytes)
 }
 
 /// Whether `name` asks for something that we fetch or build.
@@ -300,6 +312,25 @@ mod tests {
         assert!(error.to_string().contains("not an arm64 Image"), "{error}");
         paths::write(&dir.path().join("Image"), &[0x1f, 0x8b, 8, 0]).unwrap();
         assert!(Vm::from_text("vm.toml", TEXT, dir.path(), &Changes::default()).is_err());
+    }
+
+    #[test]
+    fn a_kernel_called_flat_needs_no_header() {
+        let dir = folder();
+        let flat = dir.path().join("test.flat");
+        paths::write(&flat, &[0x5a; 4096]).unwrap();
+        let text = TEXT.replace("Image", "test.flat");
+        let vm = Vm::from_text("vm.toml", &text, dir.path(), &Changes::default()).unwrap();
+        assert!(vm.files["test.flat"].ends_with(&[0x5a; 4096]));
+        assert!(image::check(&vm.files["test.flat"]).is_ok());
+        let kernel = Some(flat.to_str().unwrap().to_owned());
+        let changes = Changes { kernel, ..Changes::default() };
+        let changed = Vm::from_text("vm.toml", TEXT, dir.path(), &changes).unwrap();
+        assert_eq!(changed.files["Image"], vm.files["test.flat"]);
+        // What has a header keeps it.
+        paths::write(&flat, &image(8192)).unwrap();
+        let vm = Vm::from_text("vm.toml", &text, dir.path(), &Changes::default()).unwrap();
+        assert_eq!(vm.files["test.flat"], image(8192));
     }
 
     #[test]

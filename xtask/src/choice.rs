@@ -17,7 +17,8 @@ pub struct Choice {
     #[arg(long, value_name = "NAME|FILE")]
     vm: Vec<String>,
 
-    /// Another kernel: an arm64 Image (gzip allowed), debian:SUITE, or payload:NAME
+    /// Another kernel: an arm64 Image (gzip allowed), bare code in a file NAME.flat, debian:SUITE, or
+    /// payload:NAME
     #[arg(long, value_name = "IMAGE")]
     kernel: Option<String>,
 

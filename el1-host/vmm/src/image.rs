@@ -3,6 +3,7 @@
 //!
 //! Knows numbers only; both xtask and the shim ask it. Must not know where the bytes come from.
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use crate::memmap::RAM;
@@ -11,6 +12,10 @@ const HEADER: usize = 64;
 const MAGIC: [u8; 4] = *b"ARMd";
 /// `text_offset` of kernels whose `image_size` is 0 (before 3.17).
 const OLD_TEXT_OFFSET: u64 = 0x8_0000;
+/// Bytes that [`from_flat`] puts before a program: what follows may want to lie at a 64 KiB boundary.
+const FLAT_HEAD: u32 = 0x1_0000;
+/// Memory that [`from_flat`] reserves behind a program, which does not tell its BSS and stacks.
+const FLAT_ROOM: u64 = 1 << 20;
 const MIB_2: u64 = 2 << 20;
 const PAGE: u64 = 4096;
 /// Room kept for the device tree.
@@ -85,6 +90,28 @@ impl Header {
         }
         Ok(Self { text_offset, image_size, flags })
     }
+}
+
+/// An Image that is nothing but `program`: machine code without header that starts at its first byte, as
+/// bare-metal test suites are. It lies at [`OLD_TEXT_OFFSET`], where boot loaders put a kernel that does
+/// not say otherwise (QEMU's `-kernel` does), and the header is the distance up to there: a branch.
+#[must_use]
+pub fn from_flat(program: &[u8]) -> Vec<u8> {
+    let head = usize::try_from(FLAT_HEAD).unwrap_or(usize::MAX);
+    let len = u64::try_from(program.len()).unwrap_or(u64::MAX);
+    let text_offset = OLD_TEXT_OFFSET.saturating_sub(u64::from(FLAT_HEAD));
+    let image_size = u64::from(FLAT_HEAD).saturating_add(len).saturating_add(FLAT_ROOM);
+    // `b` to what follows; x0 to x3 stay as they are (DDI0487 C6.2.26).
+    let branch = 0x1400_0000 | (FLAT_HEAD >> 2);
+    let mut image = Vec::with_capacity(head.saturating_add(program.len()));
+    image.extend_from_slice(&u64::from(branch).to_le_bytes());
+    image.extend_from_slice(&text_offset.to_le_bytes());
+    image.extend_from_slice(&image_size.to_le_bytes());
+    image.resize(56, 0);
+    image.extend_from_slice(&MAGIC);
+    image.resize(head, 0);
+    image.extend_from_slice(program);
+    image
 }
 
 /// Where everything goes. All are guest addresses.

@@ -91,3 +91,19 @@ fn absurd_numbers_are_too_large_not_a_crash() {
     let none = Header { text_offset: 0, image_size: 1, flags: 0 };
     assert!(place(&none, 1, 0, 0).is_err());
 }
+
+#[test]
+fn a_flat_program_lies_where_loaders_put_what_says_nothing_of_itself() {
+    let program: Vec<u8> = (0..=255).collect();
+    let image = from_flat(&program);
+    let header = Header::parse(&image).unwrap();
+    let layout = place(&header, image.len() as u64, 0, 16 << 20).unwrap();
+    let at = image.len() - program.len();
+    assert_eq!(image[at..], program);
+    assert_eq!(layout.kernel + at as u64, RAM + 0x8_0000);
+    assert_eq!(header.text_offset + at as u64, 0x8_0000);
+    // The first instruction is a branch to it: b, imm26 in words.
+    let first = u32::from_le_bytes(image[..4].try_into().unwrap());
+    assert_eq!((first >> 26, (first & 0x03ff_ffff) * 4), (0b00_0101, at as u32));
+    assert!(header.image_size >= image.len() as u64 + 0x10_0000, "room for BSS and stacks");
+}
