@@ -19,6 +19,11 @@ pub const UART: u64 = 0x0900_0000;
 pub const UART_SIZE: u64 = 0x1000;
 /// The PL011's interrupt: SPI 1.
 pub const UART_INTID: u32 = 33;
+/// Virtio slots of 512 bytes, all of them empty. The device tree does not name them, but software for QEMU's
+/// board takes for granted that they answer.
+pub const VIRTIO: u64 = 0x0a00_0000;
+/// Size of all 32.
+pub const VIRTIO_SIZE: u64 = 0x4000;
 /// Everything from here to [`DEVICES_END`] is kept for devices.
 pub const DEVICES: u64 = GICD;
 /// See [`DEVICES`].

@@ -5,7 +5,7 @@ use hyp_abi::Ipa;
 use hyp_abi::run::exit_flags;
 
 use super::{Parked, Reply, State};
-use crate::memmap::{GICC, GICC_SIZE, GICD, GICD_SIZE, GICR, UART, UART_SIZE};
+use crate::memmap::{GICC, GICC_SIZE, GICD, GICD_SIZE, GICR, UART, UART_SIZE, VIRTIO, VIRTIO_SIZE};
 use crate::vcpu_set::VcpuSet;
 use crate::vgic::{Access, Version};
 
@@ -20,6 +20,8 @@ pub(super) enum Device {
     /// The trapped page of the CPU interface.
     CpuInterface,
     Uart,
+    /// Slots in which no virtio device is.
+    Virtio,
 }
 
 /// How an access ends.
@@ -56,7 +58,7 @@ impl State {
         let waits_for = match device {
             Device::Distributor => self.vgic.to_leave_first(idx, access),
             Device::Redistributors => self.vgic.redist_to_leave_first(access),
-            Device::CpuInterface | Device::Uart => VcpuSet::EMPTY,
+            Device::CpuInterface | Device::Uart | Device::Virtio => VcpuSet::EMPTY,
         };
         if !waits_for.is_empty() {
             self.gained = self.gained.union(waits_for);
@@ -98,6 +100,7 @@ impl State {
             (Device::CpuInterface, GICC, cpu_interface),
             (Device::Redistributors, GICR, self.vgic.redist_size()),
             (Device::Uart, UART, UART_SIZE),
+            (Device::Virtio, VIRTIO, VIRTIO_SIZE),
         ];
         windows.into_iter().find_map(|(device, base, len)| {
             let offset = at.checked_sub(base)?;
@@ -111,6 +114,7 @@ impl State {
             Device::Redistributors => self.vgic.read_redist(access),
             Device::CpuInterface => 0,
             Device::Uart => u64::from(self.uart.read(access.offset)),
+            Device::Virtio => empty_slot(access.offset),
         };
         value & mask(access.size)
     }
@@ -127,8 +131,19 @@ impl State {
                 }
             }
             Device::Uart => return self.uart.write(access.offset, word),
+            Device::Virtio => {}
         }
         None
+    }
+}
+
+/// A register of a slot without device (virtio 1.2, 4.2.2): "virt", version 2, and DeviceID 0, which tells
+/// a driver to look no further.
+const fn empty_slot(offset: u64) -> u64 {
+    match offset & 0x1ff {
+        0 => 0x7472_6976,
+        4 => 2,
+        _ => 0,
     }
 }
 

@@ -240,6 +240,22 @@ fn where_nothing_is_the_bus_answers_with_an_abort() {
 }
 
 #[test]
+fn the_virtio_slots_are_there_and_empty() {
+    let el2 = FakeEl2::new();
+    let bytes = bundle("");
+    let mut rig = Rig::new(&el2, &bytes);
+    for slot in [0x0a00_0000, 0x0a00_0200, 0x0a00_3e00] {
+        assert_eq!(rig.load(slot, 2), (COMPLETE, 0x7472_6976), "MagicValue");
+        assert_eq!(rig.load(slot + 4, 2), (COMPLETE, 2), "Version");
+        for register in [0x8, 0x10, 0x34, 0x70, 0x100] {
+            assert_eq!(rig.store(slot + register, 2, HIGH), COMPLETE);
+            assert_eq!(rig.load(slot + register, 2), (COMPLETE, 0), "{register:#x}");
+        }
+    }
+    assert_eq!(rig.load(0x0a00_4000, 2).0, ABORT);
+}
+
+#[test]
 fn an_access_that_the_syndrome_does_not_describe_is_an_abort() {
     let el2 = FakeEl2::new();
     let bytes = bundle("");
