@@ -93,6 +93,13 @@ pub fn bootargs() -> &'static str {
     tree().and_then(|t| t.chosen().bootargs()).unwrap_or("")
 }
 
+/// Whether QEMU counts instructions for time (`redan.counted`): what executes none for ever then never
+/// ends, not even by a timer.
+#[must_use]
+pub fn counted() -> bool {
+    bootargs().split(' ').any(|word| word == "redan.counted")
+}
+
 /// The tree itself.
 #[must_use]
 pub fn tree() -> Option<Fdt<'static>> {
@@ -126,6 +133,30 @@ fn on_bus(tree: &Fdt<'_>, at: u64) -> u64 {
         }
     }
     at
+}
+
+/// Where the first device of this kind is.
+#[must_use]
+pub fn device(kind: &str) -> Option<u64> {
+    let tree = tree()?;
+    let node = tree.find_compatible(&[kind])?;
+    let at = node.reg()?.next()?.starting_address as u64;
+    Some(on_bus(&tree, at))
+}
+
+/// How many bytes of RAM the tree tells of.
+#[must_use]
+pub fn ram_bytes() -> u64 {
+    let bytes = |tree: Fdt<'_>| -> u64 {
+        let nodes = tree.all_nodes().filter(|node| {
+            node.property("device_type").and_then(|kind| kind.as_str()) == Some("memory")
+        });
+        nodes
+            .flat_map(|node| node.reg().into_iter().flatten())
+            .map(|region| region.size.unwrap_or(0) as u64)
+            .sum()
+    };
+    tree().map_or(0, bytes)
 }
 
 /// A GICv2's parts for a hypervisor, GICH and the GICV page pair that guests have, as (address, bytes).

@@ -212,6 +212,17 @@ pub fn page_state(pfn: u64) -> Option<Run> {
     found
 }
 
+/// A page that is in no RAM: the first there is, or the one after the last of RAM.
+#[must_use]
+pub fn no_ram() -> u64 {
+    let (mut first, mut end) = (u64::MAX, 0);
+    audit_host(|r| {
+        first = first.min(r.pfn);
+        end = r.pfn + r.nr;
+    });
+    if first > 0 { 0 } else { end }
+}
+
 /// A page of EL2's own, as the audit shows it.
 #[must_use]
 pub fn el2_pfn() -> u64 {

@@ -15,11 +15,6 @@ pub fn option(key: &str) -> Option<u64> {
     word(key)?.parse().ok()
 }
 
-/// Whether this word is on the command line.
-pub fn flag(named: &str) -> bool {
-    machine::bootargs().split(' ').any(|w| w == named)
-}
-
 fn word(key: &str) -> Option<&'static str> {
     machine::bootargs().split(' ').find_map(|w| w.strip_prefix(key))
 }

@@ -8,7 +8,8 @@
 //! everybody's (`race`), where it is judged what must hold in any order. Between rounds all stand still
 //! and everything is compared.
 //!
-//! `redan.seed=` and `redan.calls=` on the command line; `cargo xtask attack` gives them. Foreign
+//! `redan.seed=` and `redan.calls=` on the command line, and `redan.counted` where QEMU counts
+//! instructions; `cargo xtask attack` gives them. Foreign
 //! code runs here, so the verdict is the last line with the run's nonce, and no exit status.
 
 mod access;
@@ -66,7 +67,7 @@ pub struct Attack {
     crew: usize,
     /// Digest of the ownership of all pages that are in nobody's play.
     outside: u64,
-    /// Time is counted in instructions (`redan.counted`).
+    /// Time is counted in instructions.
     counted: bool,
     /// A page for stage-1 tables.
     table: u64,
@@ -113,6 +114,7 @@ static TALLY: Lock<Option<Tally>> = Lock::new(None);
 
 /// The payload.
 pub fn run() {
+    machine::assume_smc();
     let seed = finding::option("redan.seed=").unwrap_or(1);
     let calls = finding::option("redan.calls=").unwrap_or(10_000);
     SEED.store(seed, Relaxed);
@@ -133,7 +135,7 @@ pub fn run() {
             racer,
             crew,
             outside,
-            counted: finding::flag("redan.counted"),
+            counted: machine::counted(),
             table: host::pages(1),
             snippet: host::pages(1),
             stale: 0,

@@ -122,7 +122,7 @@ fn foreign(cpu: &Cpu, world: World) {
     let timer = u64::from(VIRTUAL_PPI);
     for (name, lr) in [
         ("linked to the host's timer", link(30, 30)),
-        ("linked to the host's UART", link(33, 33)),
+        ("linked to an SPI of the host's", link(33, 33)),
         ("the virtual timer linked to the host's", link(timer, 30)),
         ("another linked to the virtual timer", link(50, timer)),
         ("linked, pending and active", link(timer, timer) | STATE_MASK),
