@@ -43,43 +43,76 @@ pub struct Case {
     pub icount: bool,
     /// With the specification beside EL2.
     pub oracle: bool,
+    /// So many times as long as its row says it may take.
+    pub patience: u32,
 }
 
 /// What the command line asks of every test, whatever its row says.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Lane {
-    /// This number of CPUs, once, in place of those of the row.
-    pub smp: Option<u8>,
-    /// The repeatable lane, where the row does not refuse it.
-    pub icount: bool,
+    /// These numbers of CPUs, in place of those of the row, if there are any.
+    pub smp: Vec<u8>,
+    /// Of the row's GIC versions only these, if there are any.
+    pub gic: Vec<u8>,
+    /// These CPU models, in place of those of the row, if there are any.
+    pub cpu: Vec<String>,
+    /// The repeatable lane, where the row does not refuse it; or the other.
+    pub icount: Option<bool>,
     /// With the specification beside EL2, and not without.
     pub oracle: bool,
+}
+
+impl Lane {
+    /// Whether a machine that comes in one size is one of those asked for.
+    fn has(&self, smp: u8, gic: u8, cpu: &str) -> bool {
+        (self.smp.is_empty() || self.smp.contains(&smp))
+            && self.has_gic(gic)
+            && (self.cpu.is_empty() || self.cpu.iter().any(|asked| asked == cpu))
+    }
+
+    fn has_gic(&self, gic: u8) -> bool {
+        self.gic.is_empty() || self.gic.contains(&gic)
+    }
+
+    /// How much longer tests may take than their rows say: those are of the machines of the rows.
+    const fn patience(&self) -> u32 {
+        let as_it_says = self.smp.is_empty() && self.cpu.is_empty() && self.icount.is_none();
+        if as_it_says { 1 } else { 4 }
+    }
 }
 
 impl Case {
     /// All combinations of `test` in a lane.
     #[must_use]
-    pub fn all(test: &Test, lane: Lane) -> Vec<Self> {
-        let smps = lane.smp.map_or_else(|| test.smp.clone(), |smp| vec![smp]);
-        let icount = test.icount.unwrap_or(lane.icount);
+    pub fn all(test: &Test, lane: &Lane) -> Vec<Self> {
+        let smps = if lane.smp.is_empty() { &test.smp } else { &lane.smp };
+        let cpus = if lane.cpu.is_empty() { &test.cpu } else { &lane.cpu };
+        let (oracle, patience) = (lane.oracle, lane.patience());
+        let icount = match lane.icount {
+            Some(true) => test.icount.unwrap_or(true),
+            Some(false) => false,
+            None => test.icount.unwrap_or(false),
+        };
         let case = |board, gic, cpu: &str, smp| {
             let (test, cpu) = (test.clone(), cpu.to_owned());
-            Self { test, board, gic, cpu, smp, icount, oracle: lane.oracle }
+            Self { test, board, gic, cpu, smp, icount, oracle, patience }
         };
         let mut cases = Vec::new();
         if test.board.contains(&BoardName::Virt) {
-            for (gic, cpu) in test.gic.iter().flat_map(|g| test.cpu.iter().map(move |c| (g, c))) {
+            let gics = test.gic.iter().filter(|gic| lane.has_gic(**gic));
+            for (gic, cpu) in gics.flat_map(|gic| cpus.iter().map(move |cpu| (gic, cpu))) {
                 cases.extend(smps.iter().map(|smp| case(BoardName::Virt, *gic, cpu, *smp)));
             }
-            if test.oracle && !lane.oracle {
-                let first = |case: &&Self| test.cpu.first() == Some(&case.cpu);
-                let again = cases.iter().filter(first).cloned();
-                let again: Vec<_> = again.map(|case| Self { oracle: true, ..case }).collect();
-                cases.extend(again);
-            }
         }
-        if test.board.contains(&BoardName::Rpi4) && lane.smp.is_none_or(|smp| smp == 4) {
+        if test.board.contains(&BoardName::Rpi4) && lane.has(4, 2, "cortex-a72") {
             cases.push(case(BoardName::Rpi4, 2, "cortex-a72", 4));
+        }
+        if test.oracle && !oracle {
+            let first =
+                |case: &&Self| case.board == BoardName::Rpi4 || cpus.first() == Some(&case.cpu);
+            let again = cases.iter().filter(first).cloned();
+            let again: Vec<_> = again.map(|case| Self { oracle: true, ..case }).collect();
+            cases.extend(again);
         }
         cases
     }
@@ -87,7 +120,7 @@ impl Case {
     /// How it is called in lists and reports.
     #[must_use]
     pub fn name(&self) -> String {
-        let Self { test, board, gic, cpu, smp, icount, oracle } = self;
+        let Self { test, board, gic, cpu, smp, icount, oracle, .. } = self;
         let lane = match (icount, oracle) {
             (false, false) => "",
             (true, false) => ",icount",
@@ -120,7 +153,7 @@ impl Case {
             nonce: Some(nonce),
             echo: false,
             input: Input::Script,
-            limit: Some(Duration::from_secs(self.test.timeout_s)),
+            limit: Some(Duration::from_secs(self.test.timeout_s) * self.patience),
             silence: NEVER,
             any_panic: true,
             log: Some(folder.join("console.log")),
@@ -135,7 +168,10 @@ impl Case {
         let test = &self.test;
         let image = build::packed(test.payload.as_deref().unwrap_or(build::HOST), self.oracle)?;
         let vms = self.vms()?;
-        let append = format!("redan.nonce={nonce} {}", test.append).trim_end().to_owned();
+        // Our own hosts must know; the shim has no use for it.
+        let counted = if self.icount && test.payload.is_some() { " redan.counted" } else { "" };
+        let append = format!("redan.nonce={nonce} {}", test.append);
+        let append = append.trim_end().to_owned() + counted;
         let (board, image, initrd) = match self.board {
             BoardName::Virt => {
                 let packed = bundle::pack(&vms);
@@ -339,14 +375,14 @@ mod tests {
 
     fn case(lines: &str) -> Case {
         let text = format!("[[test]]\nname = \"t\"\nabout = \"a\"\n{lines}");
-        Case::all(&Registry::parse(&text).unwrap().test[0], Lane::default()).remove(0)
+        Case::all(&Registry::parse(&text).unwrap().test[0], &Lane::default()).remove(0)
     }
 
     #[test]
     fn the_oracle_looks_at_a_test_once_more_on_its_first_cpu_or_at_all_of_them() {
         let text = "[[test]]\nname = \"t\"\nabout = \"a\"\npayload = \"x\"\ncpu = [\"max\", \"cortex-a53\"]\noracle = true\n";
         let test = &Registry::parse(text).unwrap().test[0];
-        let names = |lane| Case::all(test, lane).iter().map(Case::name).collect::<Vec<_>>();
+        let names = |lane: Lane| Case::all(test, &lane).iter().map(Case::name).collect::<Vec<_>>();
         let plain = ["t[gic3,max,smp1]", "t[gic3,cortex-a53,smp1]", "t[gic3,max,smp1,oracle]"];
         assert_eq!(names(Lane::default()), plain);
         let all = ["t[gic3,max,smp1,oracle]", "t[gic3,cortex-a53,smp1,oracle]"];
@@ -366,7 +402,7 @@ mod tests {
     fn the_matrix_is_the_product_of_gics_and_cpus_and_their_numbers() {
         let text = "[[test]]\nname = \"t\"\nabout = \"a\"\npayload = \"x\"\ngic = [2, 3]\ncpu = [\"max\", \"cortex-a53\"]\nsmp = [1, 8]\n";
         let test = &Registry::parse(text).unwrap().test[0];
-        let names = |lane| Case::all(test, lane).iter().map(Case::name).collect::<Vec<_>>();
+        let names = |lane: Lane| Case::all(test, &lane).iter().map(Case::name).collect::<Vec<_>>();
         assert_eq!(
             names(Lane::default()),
             [
@@ -380,19 +416,28 @@ mod tests {
                 "t[gic3,cortex-a53,smp8]",
             ]
         );
-        let lane = Lane { smp: Some(4), icount: true, oracle: false };
-        assert_eq!(names(lane)[0], "t[gic2,max,smp4,icount]");
+        let lane = Lane { smp: vec![4], icount: Some(true), ..Lane::default() };
+        assert_eq!(names(lane.clone())[0], "t[gic2,max,smp4,icount]");
+        let narrow =
+            Lane { gic: vec![3], cpu: vec!["x".into()], smp: vec![2, 4], ..Lane::default() };
+        assert_eq!(names(narrow), ["t[gic3,x,smp2]", "t[gic3,x,smp4]"]);
         let text = "[[test]]\nname = \"t\"\nabout = \"a\"\npayload = \"x\"\nboard = [\"rpi4\"]\n";
         let registry = Registry::parse(text).unwrap();
-        let on_pi = |lane| -> Vec<String> {
-            Case::all(&registry.test[0], lane).iter().map(Case::name).collect()
+        let on_pi = |lane: Lane| -> Vec<String> {
+            Case::all(&registry.test[0], &lane).iter().map(Case::name).collect()
         };
         assert_eq!(on_pi(Lane::default()), ["t[rpi4]"]);
-        assert_eq!(on_pi(lane), ["t[rpi4,icount]"]);
-        assert!(on_pi(Lane { smp: Some(2), ..Lane::default() }).is_empty(), "it has four CPUs");
-        assert_eq!(names(lane).len(), 4);
+        assert_eq!(on_pi(lane.clone()), ["t[rpi4,icount]"]);
+        assert!(on_pi(Lane { smp: vec![2], ..Lane::default() }).is_empty(), "it has four CPUs");
+        assert!(on_pi(Lane { gic: vec![3], ..Lane::default() }).is_empty(), "and a GICv2");
+        assert_eq!(names(lane.clone()).len(), 4);
         let never = Test { icount: Some(false), ..test.clone() };
-        assert!(Case::all(&never, lane).iter().all(|case| !case.icount));
+        assert!(Case::all(&never, &lane).iter().all(|case| !case.icount));
+        let always = Test { icount: Some(true), ..test.clone() };
+        let threads = Lane { icount: Some(false), ..Lane::default() };
+        assert!(Case::all(&always, &threads).iter().all(|case| !case.icount));
+        assert!(Case::all(&always, &Lane::default()).iter().all(|case| case.patience == 1));
+        assert!(Case::all(test, &lane).iter().all(|case| case.patience > 1), "a slower machine");
         let counted = case("payload = \"x\"\nicount = true");
         assert_eq!(counted.name(), "t[gic3,cortex-a72,smp1,icount]");
         assert_eq!(counted.file_name(), "t-gic3-cortex-a72-smp1-icount");

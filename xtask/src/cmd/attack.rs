@@ -34,8 +34,10 @@ const SLOWEST: u64 = 200;
 /// Random and scripted hypercalls beside their specification, system registers, SMCs, loads and
 /// stores all over the physical address space, and guests of random code; with canaries in all
 /// that must not change. The first thing that is wrong ends the run. The exit status is 0 only if
-/// nothing was found. A seed repeats the host's doings exactly; how far a guest comes before its
-/// time is up depends on the machine. With `--guest` a hostile guest runs under the host shim
+/// nothing was found. A seed repeats the host's doings exactly on one processor; how far a guest comes
+/// before its time is up depends on the machine. On several processors each keeps to its own pages and
+/// VMs in some rounds, where every answer is foreseen, and races the others for common ones in the
+/// rest; which of them wins is up to the machine. With `--icount` all of it is repeated. With `--guest` a hostile guest runs under the host shim
 /// instead.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
@@ -67,6 +69,10 @@ pub struct Args {
     #[arg(long, value_name = "CPU", default_value = "cortex-a72")]
     cpu: String,
 
+    /// The repeatable lane: count instructions, run all processors in turn on one thread
+    #[arg(long, conflicts_with = "guest")]
+    icount: bool,
+
     /// With the specification beside EL2 as well, which looks at every call from inside
     #[arg(long)]
     oracle: bool,
@@ -95,15 +101,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         initrd = Some(file);
         script = Script::new([Step::Expect(Regex::new(GUEST_SATISFIED)?)]);
     }
+    let counted = if args.icount { " redan.counted" } else { "" };
     let machine = Machine {
         board: Board::Virt { gic: args.gic, cpu: args.cpu.clone(), smp: args.smp, ram_mib },
         image: Some(image),
         initrd,
-        append: format!("redan.nonce={nonce} redan.seed={seed} redan.calls={}", args.calls),
+        append: format!(
+            "redan.nonce={nonce} redan.seed={seed} redan.calls={}{counted}",
+            args.calls
+        ),
         // Random guest code runs here, and EL2 cannot trap semihosting.
         semihosting: false,
-        // A guest in an endless loop of exceptions retires no instruction: counted time would stop.
-        icount: None,
+        icount: args.icount.then_some(0),
         serial: Serial::Pipe,
         folder: folder.clone(),
         extra: Vec::new(),
@@ -151,6 +160,7 @@ impl Args {
     fn command(&self, seed: u64) -> String {
         let Self { calls, smp, gic, cpu, .. } = self;
         let oracle = if self.oracle { " --oracle" } else { "" };
+        let icount = if self.icount { " --icount" } else { "" };
         let guest = match (self.guest, self.vcpus) {
             (true, Some(vcpus)) => format!(" --guest --vcpus {vcpus}"),
             (true, None) => " --guest".to_owned(),
@@ -158,7 +168,7 @@ impl Args {
         };
         format!(
             "cargo xtask attack --seed {seed} --calls {calls} --smp {smp} --gic {gic} --cpu {cpu}\
-             {guest}{oracle}"
+             {guest}{icount}{oracle}"
         )
     }
 }
@@ -200,6 +210,7 @@ mod tests {
             vcpus: None,
             gic: 2,
             cpu: "max".into(),
+            icount: false,
             oracle: false,
             protected: false,
         }
@@ -223,6 +234,8 @@ mod tests {
         assert_eq!(command, "cargo xtask attack --seed 7 --calls 1000 --smp 4 --gic 2 --cpu max");
         let command = Args { guest: true, vcpus: Some(3), ..args() }.command(7);
         assert!(command.ends_with(" --guest --vcpus 3"), "{command}");
+        let command = Args { icount: true, oracle: true, ..args() }.command(7);
+        assert!(command.ends_with(" --icount --oracle"), "{command}");
     }
 
     #[test]

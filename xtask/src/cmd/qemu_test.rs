@@ -25,19 +25,31 @@ use crate::{paths, toolchain};
 /// away. Each QEMU test is a row of tests/qemu.toml, run for each GIC version, CPU and number of CPUs it
 /// names. A test passes only by an explicit verdict, and any panic fails it. Consoles are kept in
 /// target/redan/qemu-test.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 pub struct Args {
     /// Only tests whose name (with its matrix, such as `[gic3,max,smp1]`) contains this
     #[arg(value_name = "FILTER")]
     filter: Option<String>,
 
     /// So many processors for every QEMU test, whatever its row says
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
-    smp: Option<u8>,
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=8))]
+    smp: Vec<u8>,
+
+    /// Only with this interrupt controller, of those that a row names
+    #[arg(long, value_name = "2|3", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(2..=3))]
+    gic: Vec<u8>,
+
+    /// This processor for every QEMU test, whatever its row says
+    #[arg(long, value_name = "CPU", value_delimiter = ',')]
+    cpu: Vec<String>,
 
     /// The repeatable lane: count instructions, run all processors in turn on one thread
     #[arg(long)]
     icount: bool,
+
+    /// The other lane for every test: each processor on a thread of its own
+    #[arg(long, conflicts_with = "icount")]
+    threads: bool,
 
     /// All tests with the specification beside EL2, not only those that say so
     #[arg(long)]
@@ -86,13 +98,21 @@ struct Report<'a> {
     tests: &'a [Outcome],
 }
 
+impl Args {
+    fn lane(&self) -> Lane {
+        let Self { smp, gic, cpu, oracle, .. } = self.clone();
+        let icount = (self.icount || self.threads).then_some(self.icount);
+        Lane { smp, gic, cpu, icount, oracle }
+    }
+}
+
 pub fn run(args: &Args) -> Result<ExitCode> {
     let text = std::fs::read_to_string(paths::root().join("tests/qemu.toml"))?;
     let registry = Registry::parse(&text).context("tests/qemu.toml")?;
     let wanted = |name: &str| args.filter.as_ref().is_none_or(|f| name.contains(f.as_str()));
-    let lane = Lane { smp: args.smp, icount: args.icount, oracle: args.oracle };
+    let lane = args.lane();
     let rows = registry.test.iter().filter(|test| test.soak == args.soak);
-    let cases = rows.flat_map(|test| Case::all(test, lane));
+    let cases = rows.flat_map(|test| Case::all(test, &lane));
     let cases: Vec<Case> = cases.filter(|case| wanted(&case.name())).collect();
     let suites = SUITES.iter().filter(|suite| !args.soak && wanted(suite.name));
     let suites: Vec<&Suite> = suites.collect();
