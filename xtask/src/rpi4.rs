@@ -17,6 +17,8 @@ pub mod check;
 pub mod config;
 pub mod fat;
 pub mod firmware;
+#[cfg(test)]
+mod messages;
 pub mod tree;
 
 pub use card::Files;
