@@ -103,6 +103,27 @@ fn an_interrupt_for_another_controller_than_the_gic_is_not_taken_for_its() {
 }
 
 #[test]
+fn a_device_without_registers_is_none() {
+    let reg = [[0, 0x1000, 0], [0, 0x2000, 1]].concat();
+    let reg: Vec<u8> = reg.into_iter().flat_map(u32::to_be_bytes).collect();
+    let tree = Tokens::new().begin(b"").begin(b"d@1000").prop(5, &reg).end().end().word(9).build();
+    let mut all = Vec::new();
+    let walk = Dtb::parse(&tree).unwrap().each_device(|device| {
+        all.push((device.name.to_owned(), device.registers));
+        Ok(())
+    });
+    assert_eq!((walk, all), (Ok(()), vec![("d@1000".to_owned(), region(0x2000, 1))]));
+}
+
+#[test]
+fn a_machine_is_each_of_the_kinds_that_its_root_names() {
+    let pi = Dtb::parse(PI4).unwrap();
+    assert!(pi.is_machine("raspberrypi,4-model-b") && pi.is_machine("brcm,bcm2711"));
+    assert!(!pi.is_machine("arm,cortex-a72") && !pi.is_machine(""));
+    assert!(!Dtb::parse(ODD).unwrap().is_machine("brcm,bcm2711"));
+}
+
+#[test]
 fn regions_and_lists_of_them_differ_and_say_what_they_are() {
     let ram = |tree| Dtb::parse(tree).unwrap().ram().unwrap();
     assert!(ram(PI4) == ram(PI4) && ram(PI4) != ram(ODD));
