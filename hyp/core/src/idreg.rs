@@ -109,6 +109,7 @@ const MMFR0: Fields = &[
     (20, Cap(1)),    // TGran16, without 52 bits
     (24, Signed(0)), // TGran64
     (28, Signed(0)), // TGran4, without 52 bits
+    (60, Cap(1)),    // ECV: CNTPCTSS_EL0 and CNTVCTSS_EL0, which EL2 does not trap; not CNTPOFF_EL2
 ];
 const MMFR1: Fields = &[
     (0, Cap(2)),  // HAFDBS: stage 1 of the guest's own
@@ -291,7 +292,7 @@ mod tests {
             (r::ID_AA64ISAR0_EL1, 0x1221_1111_1021_2120),
             (r::ID_AA64ISAR1_EL1, 0x0011_1111_0031_1002),
             (r::ID_AA64ISAR2_EL1, 0x0011_0000_1010_0010),
-            (r::ID_AA64MMFR0_EL1, 0x0000_0000_0011_0122),
+            (r::ID_AA64MMFR0_EL1, 0x1000_0000_0011_0122),
             (r::ID_AA64MMFR1_EL1, 0x1001_1030_0030_2002),
             (r::ID_AA64MMFR2_EL1, 0x1021_0011_1011_0111),
             (r::ID_PFR0_EL1, 0x0101_1231),

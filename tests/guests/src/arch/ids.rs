@@ -42,6 +42,9 @@ pub fn run() {
     feature("pointer authentication", pauth, try_read!("s3_0_c2_c1_0"));
     let isar0 = read!("id_aa64isar0_el1");
     feature("random numbers", isar0 >> 60 != 0, try_read!("s3_3_c2_c4_0"));
+    let ecv = read!("id_aa64mmfr0_el1") >> 60 != 0;
+    feature("self-synchronised physical count", ecv, try_read!("s3_3_c14_c0_5"));
+    feature("self-synchronised virtual count", ecv, try_read!("s3_3_c14_c0_6"));
     let mmfr1 = read!("id_aa64mmfr1_el1");
     feature("LORegions", mmfr1 >> 16 & 0xf != 0, try_read!("s3_0_c10_c4_3"));
     feature("PAN", mmfr1 >> 20 & 0xf != 0, try_read!("s3_0_c4_c2_3"));
