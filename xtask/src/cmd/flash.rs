@@ -103,7 +103,8 @@ fn agreed(disk: &Disk) -> Result<bool> {
         [] => "no partitions".to_owned(),
         names => format!("the partitions {}", names.join(", ")),
     };
-    say(format!("{}: {}, {} MiB, {partitions}", disk.name, disk.model, disk.size >> 20));
+    let model = if disk.model.is_empty() { "of a maker unknown" } else { &disk.model };
+    say(format!("{}: {model}, {} MiB, {partitions}", disk.name, disk.size >> 20));
     eprint!("Everything on {} will be lost. Type its name to go on: ", disk.name);
     std::io::stderr().flush()?;
     let mut line = String::new();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use regex::Regex;
 
 use crate::bundle::{self, Vm};
@@ -57,6 +57,10 @@ pub struct Args {
     #[arg(long)]
     tf_a: bool,
 
+    /// On rpi4: this card, made by `image`, with the guests and settings that it has
+    #[arg(long, value_name = "FILE.img", conflicts_with_all = ["tf_a", "oracle"])]
+    card: Option<PathBuf>,
+
     /// Succeed as soon as a line of the console matches; fail if the guest ends without
     #[arg(long, value_name = "REGEX")]
     expect: Option<Regex>,
@@ -74,9 +78,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     args.check()?;
     toolchain::ensure()?;
     let qemu = setup::qemu()?;
-    let image = build::redan_img_with(build::HOST, args.oracle)?;
-    let vms = args.guests.load()?;
-    let session = Session::prepare(args, &qemu, image, &vms)?;
+    let session = Session::prepare(args, &qemu)?;
     if session.terminal && args.expect.is_none() {
         say("this terminal is the guest's console; leave with Ctrl-A x");
     }
@@ -107,6 +109,7 @@ impl Args {
             ensure!(cpu == "cortex-a72", "--cpu: a Raspberry Pi 4 has Cortex-A72s");
         } else {
             ensure!(!self.tf_a, "--tf-a: goes with --board rpi4");
+            ensure!(self.card.is_none(), "--card: goes with --board rpi4");
         }
         Ok(())
     }
@@ -138,20 +141,22 @@ impl Load {
         Ok(Self { board, image: Some(image), initrd: Some(initrd) })
     }
 
-    /// Makes the card, then does what the board's firmware would do with it.
-    fn on_pi(args: &Args, folder: &Path, image: &Path, vms: &[Vm], words: &str) -> Result<Self> {
-        let suite = stock::default_suite();
-        let wishes = Wishes { suite, tf_a: args.tf_a, ..Wishes::default() };
-        let boot = BootFolder::assemble(image, vms, &wishes)?;
-        for advice in boot.advice() {
-            say(format!("for a real board, {advice}"));
-        }
-        let card = bench::image(&boot)?;
+    /// Does with a card what the board's firmware would do.
+    fn card(card: &[u8], folder: &Path, words: &str) -> Result<Self> {
         let [_, (_, ram), ..] = firmware::BOARDS;
         let bench = Bench { words, ram, console: Console::Mini, slot: true };
-        let board = bench.board(&card, folder)?;
-        Ok(Self { board, image: None, initrd: None })
+        Ok(Self { board: bench.board(card, folder)?, image: None, initrd: None })
     }
+}
+
+/// The card that `image` would make.
+fn make_card(args: &Args, image: &Path, vms: &[Vm]) -> Result<Vec<u8>> {
+    let wishes = Wishes { suite: stock::default_suite(), tf_a: args.tf_a, ..Wishes::default() };
+    let boot = BootFolder::assemble(image, vms, &wishes)?;
+    for advice in boot.advice() {
+        say(format!("for a real board, {advice}"));
+    }
+    bench::image(&boot)
 }
 
 /// A machine ready to start.
@@ -165,13 +170,21 @@ struct Session {
 }
 
 impl Session {
-    fn prepare(args: &Args, qemu: &Qemu, image: PathBuf, vms: &[Vm]) -> Result<Self> {
+    fn prepare(args: &Args, qemu: &Qemu) -> Result<Self> {
         let (folder, lock) = paths::own_output("run")?;
         let nonce = nonce();
         let append = format!("redan.nonce={nonce}");
-        let Load { board, image, initrd } = match args.is_pi() {
-            true => Load::on_pi(args, &folder, &image, vms, &append)?,
-            false => Load::on_virt(args, &folder, image, vms)?,
+        let Load { board, image, initrd } = match &args.card {
+            Some(card) => Load::card(&paths::read(card)?, &folder, &append)
+                .with_context(|| card.display().to_string())?,
+            None => {
+                let image = build::redan_img_with(build::HOST, args.oracle)?;
+                let vms = args.guests.load()?;
+                match args.is_pi() {
+                    true => Load::card(&make_card(args, &image, &vms)?, &folder, &append)?,
+                    false => Load::on_virt(args, &folder, image, &vms)?,
+                }
+            }
         };
         let terminal = std::io::stdin().is_terminal();
         let machine = Machine {
