@@ -14,6 +14,7 @@
 //! - I3: a wake-up is never lost. Waking a task that runs is remembered, and its next `block` puts it
 //!   back into the queue instead; the memory is cleared only when the task is about to look again.
 //! - I4: a VM is handed out to be ended exactly once, and only when no CPU runs any of its vCPUs.
+//! - I5: no deadline of a blocked task is forgotten: a CPU has been told it, or will look before it sleeps.
 //!
 //! Fairness is per vCPU: every vCPU that wants to run gets the same time, so a busy VM with two gets
 //! twice the time of a busy VM with one, unless there are CPUs enough for all.

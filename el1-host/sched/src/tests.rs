@@ -5,6 +5,7 @@ mod interleavings;
 mod random;
 mod rules;
 
+use crate::scheduler::State;
 use crate::{CpuSet, Next, Scheduler, Stay, Task};
 
 pub(crate) const SLICE: u64 = 100;
@@ -45,6 +46,30 @@ impl Machine {
 
     pub fn audit(&self) {
         self.sched.audit(self.kicked).unwrap_or_else(|why| panic!("{why}: {:#?}", self.sched));
+        self.audit_clocks();
+    }
+
+    /// I5: no deadline is forgotten. Some CPU has set its timer to it or is about to look, unless all are
+    /// busy with the ends of VMs and will look after that.
+    fn audit_clocks(&self) {
+        let mut kicked = self.kicked;
+        let looks_by = |(cpu, at): (usize, &At)| match at {
+            At::Ending(_) => None,
+            _ if kicked.remove(cpu) => Some(0),
+            At::Idle(until) => Some(until.unwrap_or(u64::MAX)),
+            At::Running(_, until) => Some(*until),
+        };
+        let Some(looks) = self.at.iter().enumerate().filter_map(looks_by).min() else { return };
+        for (task, record) in &self.sched.tasks {
+            if let State::Blocked(Some(at)) = record.state {
+                assert!(
+                    looks <= at,
+                    "nobody wakes {task:?} at {at}: {:?} {:#?}",
+                    self.at,
+                    self.sched
+                );
+            }
+        }
     }
 
     pub fn next(&mut self, cpu: usize) {

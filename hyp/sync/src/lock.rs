@@ -3,14 +3,18 @@
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
-#[cfg(not(any(loom, shuttle)))]
-use spin::mutex::{TicketMutex, TicketMutexGuard};
-
 #[cfg(shuttle)]
 use crate::gates::{TicketMutex, TicketMutexGuard};
 use crate::rank::{Below, Leaf, Nothing, Rank};
+#[cfg(not(any(loom, shuttle)))]
+use crate::relax::Waits;
 #[cfg(loom)]
 use crate::turns::{Flaw, TicketMutex, TicketMutexGuard};
+
+#[cfg(not(any(loom, shuttle)))]
+type TicketMutex<T> = spin::mutex::TicketMutex<T, Waits>;
+#[cfg(not(any(loom, shuttle)))]
+type TicketMutexGuard<'a, T> = spin::mutex::TicketMutexGuard<'a, T, Waits>;
 
 /// Says that this CPU holds a lock of rank `R` and none above it. `'a` is the borrow of the token
 /// before it: while this one lives, that one cannot be used.
