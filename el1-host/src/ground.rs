@@ -87,6 +87,10 @@ impl Clock for Ground<'_> {
     fn now(&self) -> u64 {
         timer::now()
     }
+
+    fn frequency(&self) -> u64 {
+        timer::frequency()
+    }
 }
 
 impl Console for Ground<'_> {

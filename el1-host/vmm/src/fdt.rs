@@ -1,4 +1,4 @@
-//! The device tree a guest gets: memory, CPUs, PSCI, timer, GIC, UART, and what it is to boot.
+//! The device tree a guest gets: memory, CPUs, PSCI, timer, GIC, UART, clock, and what it is to boot.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -8,7 +8,8 @@ use vm_fdt::{Error, FdtWriter};
 
 use crate::image::{DTB_MAX, Layout};
 use crate::memmap::{
-    GICC, GICC_SIZE, GICD, GICD_SIZE, GICR, GICR_SIZE, UART, UART_INTID, UART_SIZE,
+    GICC, GICC_SIZE, GICD, GICD_SIZE, GICR, GICR_SIZE, RTC, RTC_INTID, RTC_SIZE, UART, UART_INTID,
+    UART_SIZE,
 };
 use crate::vgic::Version;
 
@@ -80,6 +81,7 @@ pub fn build(machine: &Machine<'_>) -> Result<Vec<u8>, BadTree> {
     timer(&mut fdt, machine)?;
     gic(&mut fdt, machine)?;
     uart(&mut fdt)?;
+    rtc(&mut fdt)?;
     fdt.end_node(root)?;
     let tree = fdt.finish()?;
     let fits = u64::try_from(tree.len()).is_ok_and(|len| len <= DTB_MAX);
@@ -178,6 +180,17 @@ fn uart(fdt: &mut FdtWriter) -> Result<(), Error> {
     fdt.property_array_u32("interrupts", &[irq::SPI, spi, irq::LEVEL_HIGH])?;
     fdt.property_array_u32("clocks", &[PHANDLE_CLOCK, PHANDLE_CLOCK])?;
     fdt.property_string_list("clock-names", strings(&["uartclk", "apb_pclk"]))?;
+    fdt.end_node(node)
+}
+
+fn rtc(fdt: &mut FdtWriter) -> Result<(), Error> {
+    let node = fdt.begin_node(&format!("pl031@{RTC:x}"))?;
+    fdt.property_string_list("compatible", strings(&["arm,pl031", "arm,primecell"]))?;
+    fdt.property_array_u64("reg", &[RTC, RTC_SIZE])?;
+    let spi = RTC_INTID.saturating_sub(irq::SPI_BASE);
+    fdt.property_array_u32("interrupts", &[irq::SPI, spi, irq::LEVEL_HIGH])?;
+    fdt.property_array_u32("clocks", &[PHANDLE_CLOCK])?;
+    fdt.property_string("clock-names", "apb_pclk")?;
     fdt.end_node(node)
 }
 

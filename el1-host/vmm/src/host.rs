@@ -43,6 +43,8 @@ pub trait Clock {
     /// The physical counter (CNTPCT_EL0). A guest's virtual counter is the same: Redan has no
     /// offset between them.
     fn now(&self) -> u64;
+    /// How often it counts in a second (CNTFRQ_EL0).
+    fn frequency(&self) -> u64;
 }
 
 /// Where a guest's serial output goes.

@@ -31,6 +31,7 @@ pub mod image;
 pub mod manifest;
 pub mod memmap;
 pub mod pl011;
+pub mod pl031;
 pub mod psci;
 pub mod slots;
 pub mod stats;

@@ -19,6 +19,12 @@ pub const UART: u64 = 0x0900_0000;
 pub const UART_SIZE: u64 = 0x1000;
 /// The PL011's interrupt: SPI 1.
 pub const UART_INTID: u32 = 33;
+/// PL031.
+pub const RTC: u64 = 0x0901_0000;
+/// Size of the PL031's window.
+pub const RTC_SIZE: u64 = 0x1000;
+/// The PL031's interrupt: SPI 2.
+pub const RTC_INTID: u32 = 34;
 /// Virtio slots of 512 bytes, all of them empty. The device tree does not name them, but software for QEMU's
 /// board takes for granted that they answer.
 pub const VIRTIO: u64 = 0x0a00_0000;

@@ -162,6 +162,10 @@ impl Clock for TestHost<'_> {
     fn now(&self) -> u64 {
         self.now.get()
     }
+
+    fn frequency(&self) -> u64 {
+        1000
+    }
 }
 
 impl Console for TestHost<'_> {

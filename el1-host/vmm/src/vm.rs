@@ -24,6 +24,7 @@ use spin::mutex::SpinMutex;
 use self::mmio::Device;
 use crate::fault::{Accounts, Memory};
 use crate::pl011::Pl011;
+use crate::pl031::Pl031;
 use crate::psci::Start;
 use crate::stats::Exits;
 use crate::timer::Timer;
@@ -177,6 +178,7 @@ struct Parked {
 struct State {
     vgic: Vgic,
     uart: Pl011,
+    rtc: Pl031,
     vcpus: Vec<Vcpu>,
     exits: Exits,
     /// Who has gained something by the change at hand, other than an interrupt.

@@ -84,6 +84,8 @@ fn eight_vcpus_are_named_and_have_their_redistributors_and_ppis() {
 fn the_uart_has_its_clock_and_interrupt() {
     let bytes = tree(Version::V3, 1, RAM, 0);
     let t = Fdt::new(&bytes).unwrap();
+    let rtc = "/pl031@9010000";
+    assert_eq!(text(&t, rtc, "compatible"), ["arm,pl031", "arm,primecell"]);
     let uart = "/pl011@9000000";
     assert_eq!(text(&t, uart, "compatible"), ["arm,pl011", "arm,primecell"]);
     assert_eq!(cells(&t, uart, "reg"), [0, 0x900_0000, 0, 0x1000]);

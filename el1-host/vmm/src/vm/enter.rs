@@ -6,7 +6,7 @@ use hyp_abi::run::entry;
 
 use super::{Reply, State, Vm};
 use crate::host::{Host, RunPage};
-use crate::memmap::{PTIMER_INTID, UART_INTID, VTIMER_INTID};
+use crate::memmap::{PTIMER_INTID, RTC_INTID, UART_INTID, VTIMER_INTID};
 use crate::psci::Start;
 
 /// SCTLR_EL1 after a reset: the RES1 bits of Armv8.0, MMU and caches off.
@@ -21,7 +21,7 @@ pub struct Entry {
     /// `ISACTIVER0` or `ICACTIVER0`. Active, the timer cannot end runs while the guest deals
     /// with it; the guest's own deactivation ends that.
     pub vtimer_active: bool,
-    /// The run must end by then (physical counter): the guest's physical timer fires.
+    /// The run must end by then (physical counter): the guest's physical timer or its clock fires.
     pub deadline: Option<u64>,
 }
 
@@ -113,12 +113,15 @@ impl State {
         for (n, lr) in filled.lrs.into_iter().take(filled.used).enumerate() {
             page.write(run::LR.saturating_add(n), lr);
         }
-        Some(Entry { vtimer_active, deadline: vcpu.physical.deadline(now) })
+        let deadlines = [vcpu.physical.deadline(now), self.rtc.deadline()];
+        Some(Entry { vtimer_active, deadline: deadlines.into_iter().flatten().min() })
     }
 
-    /// Brings the interrupt lines of a vCPU's timers, and the UART's, up to date.
+    /// Brings the interrupt lines of a vCPU's timers, the clock's and the UART's, up to date.
     pub(super) fn update_lines(&mut self, idx: usize, now: u64) {
         self.update_timers(idx, now);
+        self.rtc.tick(now);
+        self.vgic.set_line(0, RTC_INTID, self.rtc.line());
         self.update_uart();
     }
 
@@ -142,8 +145,9 @@ impl State {
 
     pub(super) fn deadline(&self, idx: usize, now: u64) -> Option<u64> {
         let vcpu = self.vcpus.get(idx)?;
-        let deadlines = [vcpu.virt.deadline(now), vcpu.physical.deadline(now)];
-        deadlines.into_iter().flatten().min()
+        let timers = [vcpu.virt.deadline(now), vcpu.physical.deadline(now)];
+        let deadlines = timers.into_iter().chain([self.rtc.deadline()]);
+        deadlines.flatten().min()
     }
 }
 

@@ -17,6 +17,7 @@ use crate::fdt::BadTree;
 use crate::host::{Frames, Host};
 use crate::memmap::{GICC, VTIMER_INTID};
 use crate::pl011::Pl011;
+use crate::pl031::Pl031;
 use crate::psci::Start;
 use crate::slots::BadSlot;
 use crate::stats::Exits;
@@ -90,6 +91,7 @@ impl<'a> Vm<'a> {
         let state = State {
             vgic: Vgic::new(gic, vcpus, platform.list_registers, VTIMER_INTID),
             uart: Pl011::new(),
+            rtc: Pl031::new(host.frequency()),
             vcpus: (0..vcpus).map(|idx| Vcpu::new((idx == 0).then_some(boot))).collect(),
             exits: Exits::default(),
             gained: VcpuSet::EMPTY,

@@ -5,7 +5,9 @@ use hyp_abi::Ipa;
 use hyp_abi::run::exit_flags;
 
 use super::{Parked, Reply, State};
-use crate::memmap::{GICC, GICC_SIZE, GICD, GICD_SIZE, GICR, UART, UART_SIZE, VIRTIO, VIRTIO_SIZE};
+use crate::memmap::{
+    GICC, GICC_SIZE, GICD, GICD_SIZE, GICR, RTC, RTC_SIZE, UART, UART_SIZE, VIRTIO, VIRTIO_SIZE,
+};
 use crate::vcpu_set::VcpuSet;
 use crate::vgic::{Access, Version};
 
@@ -20,6 +22,7 @@ pub(super) enum Device {
     /// The trapped page of the CPU interface.
     CpuInterface,
     Uart,
+    Rtc,
     /// Slots in which no virtio device is.
     Virtio,
 }
@@ -48,6 +51,7 @@ impl State {
         };
         let access = Access { offset, size };
         self.exits.mmio = self.exits.mmio.saturating_add(1);
+        self.rtc.tick(now);
         if exit.flags & exit_flags::WRITE != 0 {
             let sent = self.store(idx, device, access, exit.value & mask(size));
             self.update_lines(idx, now);
@@ -58,7 +62,7 @@ impl State {
         let waits_for = match device {
             Device::Distributor => self.vgic.to_leave_first(idx, access),
             Device::Redistributors => self.vgic.redist_to_leave_first(access),
-            Device::CpuInterface | Device::Uart | Device::Virtio => VcpuSet::EMPTY,
+            Device::CpuInterface | Device::Uart | Device::Rtc | Device::Virtio => VcpuSet::EMPTY,
         };
         if !waits_for.is_empty() {
             self.gained = self.gained.union(waits_for);
@@ -100,6 +104,7 @@ impl State {
             (Device::CpuInterface, GICC, cpu_interface),
             (Device::Redistributors, GICR, self.vgic.redist_size()),
             (Device::Uart, UART, UART_SIZE),
+            (Device::Rtc, RTC, RTC_SIZE),
             (Device::Virtio, VIRTIO, VIRTIO_SIZE),
         ];
         windows.into_iter().find_map(|(device, base, len)| {
@@ -114,6 +119,7 @@ impl State {
             Device::Redistributors => self.vgic.read_redist(access),
             Device::CpuInterface => 0,
             Device::Uart => u64::from(self.uart.read(access.offset)),
+            Device::Rtc => u64::from(self.rtc.read(access.offset)),
             Device::Virtio => empty_slot(access.offset),
         };
         value & mask(access.size)
@@ -131,6 +137,7 @@ impl State {
                 }
             }
             Device::Uart => return self.uart.write(access.offset, word),
+            Device::Rtc => self.rtc.write(access.offset, word),
             Device::Virtio => {}
         }
         None

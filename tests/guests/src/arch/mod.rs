@@ -1,5 +1,5 @@
 //! The promises of the architecture, checked from inside a VM: boot protocol, PSCI and SMCCC, ID
-//! registers against behaviour, traps, timers, GIC, PL011, MMIO and memory.
+//! registers against behaviour, traps, timers, GIC, PL011, PL031, MMIO and memory.
 //!
 //! It runs on plain QEMU `virt` too (`machine=reference`), the machine whose memory map a Redan VM
 //! copies: there it validates the expectations. Where that machine is known to deviate, or where
@@ -7,6 +7,7 @@
 
 mod boot;
 mod calls;
+mod clock;
 mod debug;
 mod distributor;
 mod gic2;
@@ -26,7 +27,7 @@ use crate::{gic, machine, println, report};
 pub fn run() {
     let reference = machine::get().reference;
     println!("arch: {} machine", if reference { "reference" } else { "Redan" });
-    let parts: [(&str, fn()); 13] = [
+    let parts: [(&str, fn()); 14] = [
         ("boot protocol", boot::run),
         ("PSCI and SMCCC", calls::run),
         ("ID registers", ids::run),
@@ -40,6 +41,7 @@ pub fn run() {
         ("GICv3", || only(true, gic3::run)),
         ("timers", timers::run),
         ("PL011", serial::run),
+        ("PL031", clock::run),
     ];
     for (name, part) in parts {
         let before = report::failures();

@@ -240,6 +240,32 @@ fn where_nothing_is_the_bus_answers_with_an_abort() {
 }
 
 #[test]
+fn the_clock_wakes_a_guest_that_waits_for_it() {
+    const RTC: u64 = 0x0901_0000;
+    let el2 = FakeEl2::new();
+    let bytes = bundle("");
+    let mut rig = Rig::new(&el2, &bytes);
+    enable(&mut rig, 0, 1 << 2);
+    rig.host.now.set(2500); // a thousand a second
+    assert_eq!(rig.load(RTC, 2), (COMPLETE, 2));
+    rig.store(RTC + 0x04, 2, 4); // MR
+    rig.store(RTC + 0x10, 2, 1); // IMSC
+    assert_eq!(rig.enter(0).deadline, Some(4000));
+    assert_eq!(rig.leave(0, exit(Exit::Wfx)), Action::Sleep { until: Some(4000) });
+    assert_eq!(rig.vm.deadline(&rig.host, 0), Some(4000));
+    rig.host.now.set(3999);
+    assert!(!rig.vm.can_wake(&rig.host, 0));
+    rig.host.now.set(4000);
+    assert!(rig.vm.can_wake(&rig.host, 0));
+    assert_eq!(rig.enter(0).deadline, None);
+    assert_eq!(lr::vintid(rig.word(0, run::LR)), 34);
+    rig.leave(0, exit(Exit::Irq));
+    assert_eq!(rig.load(RTC + 0x18, 2), (COMPLETE, 1)); // MIS
+    rig.store(RTC + 0x1c, 2, 1); // ICR
+    assert_eq!(rig.load(GICD + 0x204, 2), (COMPLETE, 0));
+}
+
+#[test]
 fn the_virtio_slots_are_there_and_empty() {
     let el2 = FakeEl2::new();
     let bytes = bundle("");

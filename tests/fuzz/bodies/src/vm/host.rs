@@ -252,6 +252,9 @@ impl Clock for Host<'_> {
     fn now(&self) -> u64 {
         self.now.get()
     }
+    fn frequency(&self) -> u64 {
+        1000
+    }
 }
 
 impl Console for Host<'_> {
