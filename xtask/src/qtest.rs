@@ -208,7 +208,9 @@ impl Case {
     fn pi(&self, folder: &Path, image: &Path, vms: &[Vm], words: &str) -> Result<Board> {
         let test = &self.test;
         let (suite, tf_a) = (stock::default_suite(), test.armstub == Armstub::TfA);
-        let wishes = Wishes { suite, tf_a, no_firmware: true, cmdline: String::new() };
+        // The GPU's firmware is on the card of a stock guest only, where it can be had: QEMU has no use for it.
+        let no_firmware = test.linux.is_none();
+        let wishes = Wishes { suite, tf_a, no_firmware, cmdline: String::new() };
         let card = bench::image(&BootFolder::assemble(image, vms, &wishes)?)?;
         let ram = BOARDS.iter().find(|(gib, _)| *gib == test.board_gib).map(|(_, ram)| *ram);
         let ram = ram.context("no board has so much RAM")?;

@@ -40,6 +40,19 @@ pub fn fetch(tf_a: bool) -> Result<()> {
     Ok(())
 }
 
+/// Fetches all that a card can have of others', and says where it is.
+///
+/// # Errors
+/// [`CannotFetch`] for the first that cannot be had.
+pub fn fetch_all(suite: &str) -> Result<[PathBuf; 3]> {
+    let trees = config::TREES.map(|(_, tree)| tree);
+    Ok([
+        stock::device_trees(suite, &trees)?,
+        stock::tf_a(suite)?,
+        stock::pi_firmware(suite, &FIRMWARE)?,
+    ])
+}
+
 /// How a card is to be.
 #[derive(Clone, Debug, Default)]
 pub struct Wishes {
