@@ -93,7 +93,7 @@ impl Header {
 }
 
 /// An Image that is nothing but `program`: machine code without header that starts at its first byte, as
-/// bare-metal test suites are. It lies at [`OLD_TEXT_OFFSET`], where boot loaders put a kernel that does
+/// bare-metal test suites are. It lies 512 KiB into RAM, where boot loaders put a kernel that does
 /// not say otherwise (QEMU's `-kernel` does), and the header is the distance up to there: a branch.
 #[must_use]
 pub fn from_flat(program: &[u8]) -> Vec<u8> {
