@@ -34,6 +34,8 @@ pub struct Features {
     amu: bool,
     trace: bool,
     pmu: bool,
+    /// Event counters, and the cycle counter, can be kept from counting at EL2.
+    pmu_not_el2: (bool, bool),
     spe: bool,
     trace_filter: bool,
     lor: bool,
@@ -62,6 +64,8 @@ impl Features {
         let isar1 = idreg::read(id::ID_AA64ISAR1_EL1);
         let isar2 = idreg::read(id::ID_AA64ISAR2_EL1);
         let has = |register: u64, shift: u32| field(register, shift) != 0;
+        // 0xf: no PMU of the architecture's.
+        let pmu = Some(field(dfr0, 8)).filter(|version| *version != 0xf).unwrap_or(0);
         Self {
             pauth: isar1 & 0xff00_0ff0 != 0 || has(isar2, 12) || has(isar2, 8),
             hidden: idreg::hides_something(),
@@ -70,7 +74,8 @@ impl Features {
             ras: has(pfr0, 28),
             amu: has(pfr0, 44),
             trace: has(dfr0, 4),
-            pmu: has(dfr0, 8) && field(dfr0, 8) != 0xf,
+            pmu: pmu != 0,
+            pmu_not_el2: (pmu >= 4, pmu >= 6),
             spe: has(dfr0, 32),
             trace_filter: has(dfr0, 40),
             lor: has(mmfr1, 16),
@@ -177,6 +182,8 @@ impl Traps {
             | bit(f.mte, 58); // TID5
         // HPMN: all counters are EL1's; with 0 (which some CPUs forbid) only if there are none.
         let hpmn = if f.pmu { (pmcr_el0() >> 11) & 0x1f } else { 0 };
+        // HPMD, HCCD: what EL2 does is nobody's to count (FEAT_PMUv3p1, FEAT_PMUv3p5).
+        let counters = hpmn | bit(f.pmu_not_el2.0, 17) | bit(f.pmu_not_el2.1, 23);
         Self {
             host: Setting {
                 hcr: host,
@@ -185,7 +192,7 @@ impl Traps {
                 // TPMS. E2PB = E2TB = 0 in both settings: EL1 cannot reach the profiling and trace
                 // buffers. They would write by EL2's own translation as soon as a setting says that
                 // they are EL2's, so nobody may ever enable them (DDI0487, MDCR_EL2.E2PB).
-                mdcr: hpmn | bit(f.spe, 14),
+                mdcr: counters | bit(f.spe, 14),
                 hstr: 0,
                 vbar: vectors::host(at_entry),
             },
@@ -194,7 +201,7 @@ impl Traps {
                 hcrx: f.hcx.then_some(0),
                 cptr: CPTR_BASE | bit(f.trace, 20) | bit(f.amu, 30),
                 // TDA, TDOSA, TDRA, TPM, TPMCR, TPMS, TTRF.
-                mdcr: hpmn
+                mdcr: counters
                     | 0b111 << 9
                     | bit(f.pmu, 6)
                     | bit(f.pmu, 5)

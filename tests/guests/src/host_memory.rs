@@ -27,6 +27,7 @@ pub fn run() {
     nowhere();
     maintenance();
     registers();
+    counters();
     firmware();
     check_eq!(digest(&[]), clean, "after all that every page is whose it was");
 }
@@ -118,6 +119,10 @@ fn foreign_pages() {
 }
 
 const ONES: u64 = u64::MAX;
+/// PMU event INST_RETIRED.
+const INST_RETIRED: u64 = 8;
+/// PMEVTYPER<n>_EL0.NSH: count at EL2 as well.
+const AT_EL2: u64 = 1 << 27;
 /// PSCI: no address where anything could go on.
 const INVALID_ADDRESS: i32 = -9;
 /// CPU_SUSPEND's power_state: the state is lost.
@@ -361,6 +366,34 @@ fn registers() {
     check!(timer::wait(100, || read!("cntpct_el0") > before), "the physical count is the host's");
     check!(try_read!("cntp_ctl_el0").is_ok(), "the physical timer is the host's");
     check!(try_read!("cntv_ctl_el0").is_ok(), "the virtual timer too, while no guest runs");
+}
+
+/// The host asks its PMU to count EL2's instructions (DDI0487 D13, MDCR_EL2.HPMD). A PMU before FEAT_PMUv3p1
+/// cannot be kept from it, and QEMU counts instructions only with `-icount`.
+fn counters() {
+    let version = (read!("ID_AA64DFR0_EL1") >> 8) & 0xf;
+    if !(4..15).contains(&version) || read!("PMCEID0_EL0") >> INST_RETIRED & 1 == 0 {
+        return;
+    }
+    let (own, all) = (retired(0), retired(AT_EL2));
+    check!(own >= 400, "the host's instructions in 100 hypercalls are counted: {own}");
+    check_eq!(all, own, "and EL2's are not, even if it asks for them");
+}
+
+/// Instructions that 100 hypercalls count as.
+fn retired(filter: u64) -> u64 {
+    let set = [
+        try_insn!("msr PMEVTYPER0_EL0, {}", INST_RETIRED | filter),
+        try_insn!("msr PMEVCNTR0_EL0, {}", 0),
+        try_insn!("msr PMCNTENSET_EL0, {}", 1),
+        try_insn!("msr PMCR_EL0, {}\nisb", 1),
+    ];
+    for _ in 0..100 {
+        must(Hypercall::Version, [0; 4]);
+    }
+    let stopped = try_insn!("msr PMCR_EL0, {}\nisb", 0);
+    check!(set.iter().all(Result::is_ok) && stopped.is_ok(), "the PMU is the host's");
+    read!("PMEVCNTR0_EL0")
 }
 
 fn firmware() {
