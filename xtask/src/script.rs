@@ -2,11 +2,16 @@
 //!
 //! Whole lines are matched as they end. The unfinished line is matched only when the console
 //! pauses, because a prompt has no newline and a line half written is not yet what it will be.
-//! After a match the rest of the same line is still there for the next step.
+//! After a match the rest of the same line is still there for the next step. A kernel's message does not
+//! wait for the end of anybody's line: what stands before it is an unfinished line as well.
 
 use std::collections::VecDeque;
+use std::sync::LazyLock;
 
 use regex::Regex;
+
+/// How a kernel's message begins.
+static MESSAGE: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\[ *\d+\.\d{6}\] ").ok());
 
 /// One step.
 #[derive(Clone, Debug)]
@@ -49,14 +54,17 @@ impl Script {
 
     /// A line has ended. Returns what to type.
     pub fn line(&mut self, line: &str) -> String {
-        let typed = self.play(line);
+        let message = MESSAGE.as_ref().and_then(|message| message.find(line));
+        let before = message.and_then(|message| line.get(..message.start()));
+        let mut typed = before.map(|before| self.pause(before)).unwrap_or_default();
+        typed += &self.play(line);
         self.used = 0;
         typed
     }
 
     /// The console paused in the middle of `partial`. Returns what to type.
     pub fn pause(&mut self, partial: &str) -> String {
-        self.play(partial)
+        if partial.is_empty() { String::new() } else { self.play(partial) }
     }
 
     fn play(&mut self, text: &str) -> String {
@@ -92,6 +100,15 @@ mod tests {
         assert_eq!(s.line("/ # uname"), "");
         assert!(!s.is_done());
         assert_eq!(s.line("Linux"), "");
+        assert!(s.is_done());
+    }
+
+    #[test]
+    fn a_prompt_that_a_kernel_s_message_follows_at_once_is_met() {
+        let mut s = Script::new([expect("# $"), Step::Send("reboot\n".into()), expect("^/ # reb")]);
+        assert_eq!(s.line("[    9.990916] GICv3: CPU2: no prompt # yet"), "");
+        assert_eq!(s.line("/ # [   10.294326] hrtimer: interrupt took 176607184 ns"), "reboot\n");
+        assert_eq!(s.line("/ # reboot"), "");
         assert!(s.is_done());
     }
 
